@@ -1,0 +1,216 @@
+"""Typed events: what a job says, one JSON line each.
+
+A job appends to ``events.jsonl``; faces tail it. A reader keeps its byte offset,
+waits for a line's newline before it parses it, and reports a line that is not an
+event instead of stopping at it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from ecellm_mlx.files import storage_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events. ``time`` is seconds since the epoch."""
+
+    name: ClassVar[str] = "event"
+    time: float = field(default_factory=time.time)
+
+    def to_json(self) -> str:
+        """One line. Non-finite numbers are written as null: JSON has no NaN."""
+        return json.dumps({"event": self.name, **_finite(asdict(self))}, ensure_ascii=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """The job's process is up and has read its configuration."""
+
+    name = "started"
+    kind: str
+    pid: int
+    device: str
+    resumed_from: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """Work done so far, in the job's own unit (``rows``, ``steps``, ``bytes``)."""
+
+    name = "progress"
+    stage: str
+    done: int
+    total: int
+    unit: str
+    per_second: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainMetrics(Event):
+    """One optimizer step. ``loss`` is the mean over its supervised tokens."""
+
+    name = "train_metrics"
+    step: int
+    loss: float | None
+    learning_rate: float
+    grad_norm: float | None
+    supervised_tokens: int
+    tokens_per_second: float
+    rows_per_second: float
+    peak_memory_gb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalMetrics(Event):
+    """Validation at a step; evaluation jobs add their metrics."""
+
+    name = "eval_metrics"
+    step: int
+    loss: float | None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Event):
+    """One answer of the model, to look at while a job runs."""
+
+    name = "sample"
+    task: str
+    prompt: str
+    prediction: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Event):
+    """A checkpoint is complete on disk."""
+
+    name = "checkpoint"
+    step: int
+    path: str
+    best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    """Something the user should know that does not stop the job."""
+
+    name = "warning"
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """The job has done what it was asked, or was stopped and lost nothing."""
+
+    name = "finished"
+    outcome: str
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    """The job ended without its result; ``message`` is the user's sentence."""
+
+    name = "failed"
+    message: str
+    step: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable(Event):
+    """A line that is not an event (never written, only read)."""
+
+    name = "unreadable"
+    line: str
+
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    cls.name: cls
+    for cls in (
+        Started,
+        Progress,
+        TrainMetrics,
+        EvalMetrics,
+        Sample,
+        Checkpoint,
+        Warned,
+        Finished,
+        Failed,
+    )
+}
+
+
+def parse_event(line: str) -> Event:
+    """Parse one line; what is no event becomes ``Unreadable``, never an exception."""
+    try:
+        value = json.loads(line)
+        cls = EVENT_TYPES[value.pop("event")]
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: item for key, item in value.items() if key in known})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Unreadable(line=line[:200])
+
+
+class EventWriter:
+    """Appends events to a file, each flushed to the system as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with storage_errors(path):
+            torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+            self._stream: IO[str] = path.open("a", encoding="utf-8")
+            if torn:
+                # A killed process can leave half a line; ours must start on its own.
+                self._stream.write("\n")
+
+    def write(self, event: Event) -> None:
+        """Append one event."""
+        with storage_errors(self.path):
+            self._stream.write(event.to_json() + "\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+class EventReader:
+    """Reads the events that were added since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+
+    def read(self) -> Iterator[Event]:
+        """New complete lines, in order. A missing file has none."""
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(self.offset)
+                block = stream.read()
+        except FileNotFoundError:
+            return
+        end = block.rfind(b"\n") + 1
+        self.offset += end
+        # Not splitlines(): JSON may hold U+2028, which is no line break here.
+        for line in block[:end].decode("utf-8", errors="replace").split("\n"):
+            if line.strip():
+                yield parse_event(line)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

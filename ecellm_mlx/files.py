@@ -1,0 +1,87 @@
+"""Durable file writes: a reader sees the old content or the new, never a part.
+
+Knows nothing of what it writes. Raises ``StorageError`` for everything that a
+disk or a permission can do wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ecellm_mlx.errors import StorageError
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` on ``path`` into a ``StorageError`` with its cure."""
+    try:
+        yield
+    except OSError as error:
+        raise as_storage_error(path, error) from error
+
+
+def as_storage_error(path: Path, error: OSError) -> StorageError:
+    """The ``StorageError`` for ``error``, which happened while writing ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"{path}: the disk is full", cure="free some space and try again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(
+            f"{path}: cannot be written",
+            got=os.strerror(error.errno or 0).lower(),
+            cure="choose another folder with --out, or change its permissions",
+        )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return StorageError(
+            f"{path}: a file stands where a folder is needed, or the other way round",
+            cure="choose another path",
+        )
+    return StorageError(
+        f"{path}: {os.strerror(error.errno or 0) or error}", cure="check the path"
+    )
+
+
+def ensure_folder(path: Path) -> Path:
+    """Create ``path`` with its parents and prove that it can be written to."""
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content``: temporary file beside it, fsync, rename."""
+    data = content.encode() if isinstance(content, str) else content
+    with storage_errors(path):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_atomic`` of ``value`` as indented JSON. NaN is refused, not written."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

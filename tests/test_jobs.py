@@ -1,0 +1,164 @@
+"""A job is a process and a directory: it can be watched, stopped, killed, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ecellm_mlx import events, jobs
+from ecellm_mlx.errors import JobError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> jobs.RunDirectory:
+    return jobs.create("train", {"answer": 42}, out=tmp_path / "run")
+
+
+@pytest.fixture
+def context(run: jobs.RunDirectory) -> Iterator[jobs.JobContext]:
+    context = jobs.JobContext(run)
+    yield context
+    context.close()
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_job_json_is_written_once(run: jobs.RunDirectory) -> None:
+    assert run.job().config == {"answer": 42}
+    assert "mlx" in run.job().versions
+    with pytest.raises(JobError, match="already holds a run"):
+        jobs.create("train", {}, out=run.path)
+
+
+def test_damaged_job_json_is_a_sentence(run: jobs.RunDirectory) -> None:
+    (run.path / "job.json").write_text('{"kind": "tra')
+    with pytest.raises(JobError, match="damaged"):
+        run.job()
+    with pytest.raises(JobError, match=r"no job\.json"):
+        jobs.RunDirectory(run.path.parent).job()
+
+
+def test_killed_process_is_reported_as_failed(
+    run: jobs.RunDirectory, context: jobs.JobContext
+) -> None:
+    context.set_state(jobs.State.RUNNING)
+    assert run.status().state is jobs.State.RUNNING
+    context.status.pid = dead_pid()
+    context.set_state(jobs.State.RUNNING)
+    status = run.status()
+    assert status.state is jobs.State.FAILED
+    assert "job.log" in status.message
+
+
+def test_lock_keeps_a_second_process_out(run: jobs.RunDirectory) -> None:
+    with run.lock(), pytest.raises(JobError, match=f"process {os.getpid()}"), run.lock():
+        pass
+
+
+def test_stale_lock_is_taken_over(run: jobs.RunDirectory) -> None:
+    import socket
+
+    owner = {"pid": dead_pid(), "host": socket.gethostname()}
+    (run.path / "lock").write_text(json.dumps(owner))
+    with run.lock():
+        assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
+    assert not (run.path / "lock").exists()
+
+
+def test_lock_of_another_host_is_respected(run: jobs.RunDirectory) -> None:
+    (run.path / "lock").write_text(json.dumps({"pid": 1, "host": "another-machine"}))
+    with pytest.raises(JobError, match="another-machine"), run.lock():
+        pass
+
+
+def test_pause_is_served_until_resume(run: jobs.RunDirectory, context: jobs.JobContext) -> None:
+    context.set_state(jobs.State.RUNNING)
+    run.request(jobs.Control.PAUSE)
+    seen = []
+
+    def on_pause() -> None:
+        seen.append("saved")
+        run.request(jobs.Control.RESUME)
+
+    assert context.poll(on_pause) is None
+    assert seen == ["saved"]
+    assert run.status().state is jobs.State.RUNNING
+
+
+def test_unknown_word_in_control_is_dropped(
+    run: jobs.RunDirectory, context: jobs.JobContext
+) -> None:
+    run.control_file.write_text("dance")
+    assert context.poll() is None
+    assert not run.control_file.exists()
+
+
+def test_request_to_a_dead_run_is_refused(
+    run: jobs.RunDirectory, context: jobs.JobContext
+) -> None:
+    context.set_state(jobs.State.FINISHED)
+    with pytest.raises(JobError, match="not running"):
+        run.request(jobs.Control.STOP)
+
+
+def test_failing_job_ends_in_a_sentence(tmp_path: Path) -> None:
+    config = {"model": str(tmp_path / "none"), "recipe": {}, "train": "", "val": None}
+    run = jobs.create("train", config, out=tmp_path / "run")
+    assert jobs.start(run).wait(120) == 1
+    status = run.status()
+    assert status.state is jobs.State.FAILED
+    assert str(tmp_path / "none") in status.message
+    assert isinstance(list(run.reader().read())[-1], events.Failed)
+
+
+def test_terminated_job_stops_cleanly(tiny: Path, dataset: Path, tmp_path: Path) -> None:
+    from ecellm_mlx.training.launch import launch
+
+    settings = ["epochs=500", "batch_size=4", "eval_every=1000", "save_every=1000"]
+    run = launch(str(tiny), str(dataset), None, settings, tmp_path / "run")
+    process = jobs.start(run)
+    deadline = time.monotonic() + 120
+    while run.status().step < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert run.status().state is jobs.State.STOPPED
+    assert list((run.path / "checkpoints").glob("0*"))
+
+
+def test_events_survive_torn_and_foreign_lines(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "progress", "stage": "a", "do')
+    writer = events.EventWriter(path)
+    writer.write(events.Warned(message="a\u2028b\nc"))
+    writer.close()
+    reader = events.EventReader(path)
+    first, second = list(reader.read())
+    assert isinstance(first, events.Unreadable)
+    assert second == events.Warned(message="a\u2028b\nc", time=second.time)
+    with path.open("a") as stream:
+        stream.write('{"event": "warning", "mess')
+        stream.flush()
+        assert list(reader.read()) == []
+        stream.write('age": "later"}\n[1]\n{"event": "unheard"}\n')
+    later = list(reader.read())
+    assert [type(e) for e in later] == [events.Warned, events.Unreadable, events.Unreadable]
+
+
+def test_events_never_write_nan(tmp_path: Path) -> None:
+    event = events.EvalMetrics(step=1, loss=float("nan"), metrics={"x": [float("inf")]})
+    value = json.loads(event.to_json(), parse_constant=pytest.fail)
+    assert value["loss"] is None
+    assert value["metrics"] == {"x": [None]}
