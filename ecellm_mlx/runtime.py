@@ -1,0 +1,206 @@
+"""Device, BLAS, dtype and memory: the only module that knows the machine.
+
+``prepare()`` must run before ``mlx.core`` is imported, because MLX's Linux CPU
+wheel links the reference BLAS (about 1.5 GFLOP/s). A library that exports plain
+``cblas_sgemm`` and was loaded first takes its place and is some 80 times faster.
+The rest of the engine imports mlx through ``ecellm_mlx.backend``, which sees to it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ecellm_mlx.errors import EcellmError
+
+if TYPE_CHECKING:
+    import mlx.core as mx  # noqa: TID251
+
+BLAS_CURE = (
+    "install OpenBLAS (Debian and Ubuntu: `apt install libopenblas0-pthread`) or, on x86-64, "
+    "`pip install mkl`, or point ECELLM_BLAS at a library that exports cblas_sgemm"
+)
+OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
+GIB = 1024**3
+
+
+class SlowBlasWarning(UserWarning):
+    """Only the reference BLAS is left on the CPU backend."""
+
+
+@dataclass(frozen=True)
+class Blas:
+    """The library behind float32 matrix products. ``path`` is None for MLX's own."""
+
+    name: str
+    path: str | None
+
+    @property
+    def fast(self) -> bool:
+        """Whether products run at the machine's speed."""
+        return self.name != "reference"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The machine as MLX will see it: ``device`` is metal, cuda or cpu."""
+
+    device: str
+    blas: Blas
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether arrays are computed by the CPU backend."""
+        return self.device == "cpu"
+
+
+@cache
+def prepare() -> Runtime:
+    """Load a fast BLAS where it matters, import mlx, and choose the device.
+
+    Raises:
+        EcellmError: ``ECELLM_BLAS`` names a library that cannot be used.
+    """
+    late = "mlx.core" in sys.modules
+    blas = Blas("accelerate", None) if sys.platform == "darwin" else _load_blas()
+    import mlx.core as mx  # noqa: TID251
+
+    device = "cpu"
+    if mx.metal.is_available():
+        device = "metal"
+    elif hasattr(mx, "cuda") and mx.cuda.is_available():
+        device = "cuda"
+    if mx.default_device().type == mx.DeviceType.cpu:
+        # The user's own MLX_DEVICE or set_default_device wins.
+        device = "cpu"
+    if device == "cpu" and sys.platform == "linux":
+        if late and blas.fast:
+            blas = Blas("reference", None)
+            warnings.warn(
+                "mlx was imported before ecellm_mlx, so that no fast BLAS could be loaded; "
+                "import ecellm_mlx.backend first",
+                SlowBlasWarning,
+                stacklevel=2,
+            )
+        elif not blas.fast:
+            warnings.warn(
+                "MLX runs on its reference BLAS, about 80 times slower than it could; "
+                + BLAS_CURE,
+                SlowBlasWarning,
+                stacklevel=2,
+            )
+    return Runtime(device, blas)
+
+
+def _load_blas() -> Blas:
+    """The first usable library of: ECELLM_BLAS, system OpenBLAS, the mkl wheel."""
+    if chosen := os.environ.get("ECELLM_BLAS"):
+        if not _load_cblas(chosen):
+            raise EcellmError(
+                f"ECELLM_BLAS={chosen} cannot be used",
+                expected="a shared library that exports cblas_sgemm",
+                cure="correct the path or unset ECELLM_BLAS",
+            )
+        return Blas(Path(chosen).name, chosen)
+    for name in (*OPENBLAS_NAMES, ctypes.util.find_library("openblas")):
+        if name and _load_cblas(name):
+            return Blas("openblas", name)
+    # MKL's threads otherwise spin for 0.2 s after every product, which starves whoever
+    # shares the cores: MLX's own thread, the TUI, a second job.
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    if (mkl := _mkl_path()) and _load_cblas(str(mkl)):
+        return Blas("mkl", str(mkl))
+    return Blas("reference", None)
+
+
+def _load_cblas(path: str) -> bool:
+    """Load ``path`` for all later libraries; False if it is no CBLAS."""
+    try:
+        # A look without RTLD_GLOBAL first: a wrong library must not stay in the way.
+        if not hasattr(ctypes.CDLL(path), "cblas_sgemm"):
+            return False
+        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True
+
+
+def _mkl_path() -> Path | None:
+    try:
+        files = importlib.metadata.files("mkl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name.startswith("libmkl_rt.so"):
+            return Path(str(file.locate())).resolve()
+    return None
+
+
+def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
+    """The dtype to compute in, given the one that weights are stored in.
+
+    On the CPU backend 16-bit products run some 50 times slower than float32 ones;
+    elsewhere the stored dtype is kept.
+    """
+    import mlx.core as mx  # noqa: TID251
+
+    return mx.float32 if prepare().on_cpu else stored
+
+
+def total_memory_gb() -> float:
+    """Memory that models can use: unified on a Mac, the GPU's or the host's elsewhere (GiB)."""
+    import psutil
+
+    return psutil.virtual_memory().total / GIB
+
+
+def available_memory_gb() -> float:
+    """Memory that is free or can be freed at once (GiB)."""
+    import psutil
+
+    return psutil.virtual_memory().available / GIB
+
+
+def peak_memory_gb() -> float:
+    """MLX's peak since ``reset_peak_memory`` in this process (GiB)."""
+    import mlx.core as mx  # noqa: TID251
+
+    return mx.get_peak_memory() / GIB
+
+
+def reset_peak_memory() -> None:
+    """Start a new peak reading."""
+    import mlx.core as mx  # noqa: TID251
+
+    mx.reset_peak_memory()
+
+
+def blas_gflops(size: int = 1024, repeats: int = 8) -> float:
+    """Measured rate of a float32 product of two ``size`` × ``size`` matrices (GFLOP/s)."""
+    runtime = prepare()
+    import mlx.core as mx  # noqa: TID251
+
+    if not runtime.blas.fast and runtime.on_cpu:
+        size, repeats = 512, 1
+    a, b = mx.random.normal((size, size)), mx.random.normal((size, size))
+    mx.eval(a @ b)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        mx.eval(a @ b)
+    return 2 * size**3 * repeats / (time.perf_counter() - start) / 1e9
+
+
+def machine() -> str:
+    """Operating system and processor in words."""
+    return f"{platform.system()} {platform.machine()}"
