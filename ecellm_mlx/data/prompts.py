@@ -1,0 +1,145 @@
+"""Prompts: the text that a model reads before its answer.
+
+The two frames are the published interface that trained eCeLLM models expect, kept
+to the byte; an answer follows a prompt's last newline directly. Knows nothing of
+tokens. A one-shot row's ``few_shot_example`` is not part of the prompt: the
+published inference renders instruction, input and options only, and so do we.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from ecellm_mlx.data.tasks import Kind, Task
+from ecellm_mlx.errors import DataError
+
+if TYPE_CHECKING:
+    from ecellm_mlx.data.rows import Row
+
+PREAMBLE = (
+    "Below is an instruction that describes a task, paired with an input that provides "
+    "further context. Write a response that appropriately completes the request.\n\n"
+)
+DESCRIPTION_WORDS = 50  # of each product in the published matching rows
+LISTS = ("history", "product list", "document")  # fields that hold several texts
+
+
+class Frame(StrEnum):
+    """Where the blocks stand. Phi-2 and Llama-2 were trained with Alpaca's frame."""
+
+    ALPACA = "alpaca"
+    MISTRAL = "mistral"
+
+    def render(self, instruction: str, input: str, options: str | None = None) -> str:
+        """The whole prompt; without options their block is left out."""
+        return "".join(self.segments(instruction, input, options))
+
+    def segments(
+        self, instruction: str, input: str, options: str | None = None
+    ) -> tuple[str, str, str]:
+        """The prompt as (head, input, tail), for callers that shorten the input."""
+        start, end = ("[INST] ", " [/INST] ") if self is Frame.MISTRAL else ("", "")
+        head = f"{start}{PREAMBLE}### Instruction:\n{instruction}\n\n### Input:\n"
+        block = f"### Options:\n{options}\n\n" if options else ""
+        return head, input, f"\n\n{block}{end}### Response:\n"
+
+
+def frame_for(model_type: str, chat_template: str | None = None) -> Frame:
+    """The frame for a model, by the ``model_type`` of its configuration.
+
+    ``chat_template`` does not decide: Llama-2's holds ``[INST]`` as well, and its
+    eCeLLM models were trained with Alpaca's frame.
+    """
+    del chat_template
+    return Frame.MISTRAL if model_type == "mistral" else Frame.ALPACA
+
+
+def prompt(row: Row, frame: Frame) -> str:
+    """The prompt of a row."""
+    return frame.render(row.instruction, row.input, row.options)
+
+
+def segments(row: Row, frame: Frame) -> tuple[str, str, str]:
+    """The prompt of a row as (head, input, tail); joined they are ``prompt``."""
+    return frame.segments(row.instruction, row.input, row.options)
+
+
+def input_text(task: Task, values: Mapping[str, Any]) -> str:
+    """The ``input`` of a row built from own values, written as the published rows are.
+
+    Args:
+        task: whose input it is.
+        values: by field name (``task.fields``). Lists for ``LISTS`` and, if there are
+            several, for ``target attributes``; text otherwise. What is None or empty
+            counts as missing.
+
+    Raises:
+        DataError: a required field is missing, or a name is no field of the task.
+    """
+    present = {
+        name: [value] if name in LISTS and isinstance(value, str) else value
+        for name, value in values.items()
+        if value not in (None, "", [])
+    }
+    if unknown := [name for name in values if name not in task.fields]:
+        raise DataError(
+            f"{task.name} has no field {unknown[0]!r}",
+            expected=f"one of {', '.join(task.fields)}",
+        )
+    if missing := [name for name in task.required if name not in present]:
+        raise DataError(
+            f"the input of {task.name} lacks {', '.join(missing)}",
+            cure="map a column to each required field",
+        )
+    if task.short == "SA":
+        return str(present["review"])
+    if task.short == "SR":
+        return str([f"{_ordinal(n)}: {item}" for n, item in enumerate(present["history"], 1)])
+    if task.short == "PM":
+        return json.dumps({f"product {n}": _product(present, n) for n in (1, 2)})
+    parts: dict[str, Any] = {name: present[name] for name in task.fields if name in present}
+    if task.kind is Kind.RANKING:
+        parts["product list"] = lettered(parts["product list"])
+    if isinstance(attributes := parts.get("target attributes"), list | tuple):
+        parts["target attributes"] = " and ".join(attributes)
+    return json.dumps(parts)
+
+
+def lettered(items: Sequence[str]) -> list[str]:
+    """``["A: first", "B: second", …]``, the way options and ranked products are written.
+
+    Raises:
+        DataError: there are more items than letters.
+    """
+    if len(items) > 26:
+        raise DataError(
+            "too many options for one question", got=str(len(items)), expected="at most 26"
+        )
+    return [f"{chr(ord('A') + n)}: {item}" for n, item in enumerate(items)]
+
+
+def _product(values: Mapping[str, Any], number: int) -> dict[str, Any]:
+    def part(name: str) -> str | None:
+        value = values.get(f"product {number}.{name}")
+        return None if value is None else str(value)
+
+    words = (part("description") or "").split(" ")
+    description = " ".join(words)
+    if len(words) > DESCRIPTION_WORDS:
+        description = " ".join(words[:DESCRIPTION_WORDS]).strip(".") + "..."
+    return {
+        "title": part("title"),
+        # Upstream wrote these from a data frame, so what is missing reads NaN or nan.
+        "description": description or float("nan"),
+        "manufacturer": part("manufacturer") or "nan",
+        "price": part("price") or "nan",
+    }
+
+
+def _ordinal(number: int) -> str:
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{({1: 'st', 2: 'nd', 3: 'rd'}).get(number % 10, 'th')}"

@@ -1,0 +1,90 @@
+"""The ten tasks: names in every spelling, and declarations that fit the real rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ecellm_mlx.data import rows
+from ecellm_mlx.data.tasks import TASKS, Answer, Kind, find
+from ecellm_mlx.errors import DataError
+from ecellm_mlx.sample import folder
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [
+        ("Product_Substitue_Identification", "Product_Substitue_Identification"),
+        ("Product_Substitute_Identification", "Product_Substitue_Identification"),
+        ("product_relation_prediction", "Product_Relation_Predicition"),
+        ("Query_Product_Rank", "Query_Product_Ranking"),
+        ("ave", "Attribute_Value_Extraction"),
+        ("Product Matching", "Product_Matching"),
+        ("sentiment-analysis", "Sentiment_Analysis"),
+    ],
+)
+def test_every_spelling_finds_its_task(name, canonical):
+    assert find(name).name == canonical
+
+
+@pytest.mark.parametrize(
+    "short", ["PM", "PSI", "PRP", "SA", "SR", "MPC", "QPR", "AVE", "AP", "AG"]
+)
+def test_abbreviations_are_unambiguous(short):
+    assert find(short).short == short
+
+
+def test_an_unknown_task_lists_those_that_exist():
+    with pytest.raises(DataError, match=r"no task 'Pricing'.*Product_Matching \(PM\)") as error:
+        find("Pricing")
+    assert all(name in str(error.value) for name in TASKS)
+
+
+def test_the_headlines_are_the_papers():
+    headlines = {task.short: (task.metric, task.metric_label) for task in TASKS.values()}
+    assert headlines == {
+        "PM": ("f1", "F1"),
+        "PSI": ("f1", "F1"),
+        "AP": ("f1", "F1"),
+        "PRP": ("f1", "macro F1"),
+        "SA": ("f1", "macro F1"),
+        "MPC": ("acc", "accuracy"),
+        "SR": ("recall@1", "HR@1"),
+        "QPR": ("NDCG", "NDCG"),
+        "AVE": ("f1", "F1"),
+        "AG": ("bertscore_f1", "BERTScore F1"),
+    }
+
+
+def test_kinds_and_forms_of_answers_belong_together():
+    forms = {
+        Kind.YES_NO: {Answer.YES_NO},
+        Kind.CHOICE: {Answer.LETTER, Answer.OPTION},
+        Kind.RANKING: {Answer.LETTERS},
+        Kind.EXTRACTION: {Answer.JSON},
+        Kind.TEXT: {Answer.TEXT},
+    }
+    for task in TASKS.values():
+        assert task.answer in forms[task.kind]
+        assert bool(task.letters) == (task.kind is Kind.CHOICE)
+        assert set(task.required) <= set(task.fields)
+
+
+def test_declared_fields_are_those_of_the_real_inputs():
+    seen = set()
+    for row in rows.load(folder() / "train.jsonl"):
+        task = find(row.task)
+        if task.short in ("SA", "PM"):  # plain text, and JSON with the bare token NaN
+            continue
+        names = list(json.loads(row.input))
+        assert names == [name for name in task.fields if name in names]
+        assert set(task.required) <= set(names)
+        seen.add(task.short)
+    assert seen == {"AVE", "PRP", "PSI", "QPR"}
+
+
+def test_default_instructions_occur_in_real_rows():
+    used = {row.instruction for row in rows.load(folder() / "train.jsonl")}
+    for short in ("PM", "SA", "AVE", "PRP", "PSI", "QPR"):
+        assert find(short).instruction in used
