@@ -1,0 +1,93 @@
+"""Write a result folder as a whole: a reader never sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from converters.errors import ConversionError
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``target`` that becomes ``target`` on success.
+
+    Raises:
+        ConversionError: ``target`` holds files already, or cannot be written.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConversionError(
+            f"{target} already exists; give another folder or remove it first."
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            _sync(path)
+        # mkdtemp makes a private folder; a model folder is an ordinary one.
+        temporary.chmod(0o777 & ~_umask())
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _unwritable(target, error) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ConversionError: the file is missing, not JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConversionError(f"{path} is missing; check the folder.") from None
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{path} cannot be read: {error}; copy it again.") from None
+    if not isinstance(value, dict):
+        raise ConversionError(f"{path} must hold a JSON object; copy it again.")
+    return value
+
+
+def _unwritable(target: Path, error: OSError) -> ConversionError:
+    if error.errno == errno.ENOSPC:
+        return ConversionError(f"{target}: the disk is full; free some space and try again.")
+    return ConversionError(
+        f"{target} cannot be written: {(error.strerror or str(error)).lower()}; "
+        "choose another folder."
+    )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
