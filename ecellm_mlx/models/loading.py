@@ -1,0 +1,268 @@
+"""Load a model folder for this machine: weights, tokenizer, dtype.
+
+Takes any folder that mlx-lm can load, in MLX or Hugging Face layout. Files are
+checked before MLX maps them. On the CPU backend a quantized base is de-quantized
+once to float32, where it fits: fused 4-bit products run at 2 GFLOP/s there, and
+float32 ones some 60 times faster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecellm_mlx import runtime
+from ecellm_mlx.backend import mx, nn, tree_flatten, tree_unflatten
+from ecellm_mlx.data.prompts import Frame, frame_for
+from ecellm_mlx.errors import ModelError
+from ecellm_mlx.models import registry
+from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files
+
+FLOAT32_BYTES = 4
+# Share of the free memory that a de-quantized base may take; the rest is for
+# activations, the adapter and other programs.
+DEQUANTIZE_SHARE = 0.6
+QUANTIZE_GROUP_SIZE = 32
+
+
+@dataclass
+class LoadedModel:
+    """A base model, ready to compute.
+
+    Attributes:
+        model: an mlx-lm model; calling it on tokens (B, T) gives logits (B, T, vocab).
+        tokenizer: a Hugging Face tokenizer with its own default special tokens.
+        config: the content of ``config.json``.
+        path: the folder it came from.
+        frame: the prompt frame that this kind of model was trained with.
+        stop_ids: token ids that end an answer.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    config: dict[str, Any]
+    path: Path
+    frame: Frame
+    stop_ids: frozenset[int]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the base, which adapters are bound to."""
+        return base_fingerprint(self.path)
+
+
+def load(
+    model: str | Path, *, bits: int = 0, warn: Callable[[str], None] = lambda _: None
+) -> LoadedModel:
+    """Load a model by registry name or folder.
+
+    Args:
+        model: a name of ``registry.REGISTRY``, an installed name, or a folder.
+        bits: quantize the linear layers to 4 or 8 bits first (QLoRA); 0 keeps them.
+        warn: receives one sentence where the result is slower than the user may expect.
+
+    Raises:
+        ModelError: missing or damaged files, or an architecture mlx-lm does not know.
+    """
+    path = registry.resolve(str(model))
+    config = read_config(path)
+    for file in weight_files(path):
+        verify_safetensors(file)
+    network, config = _load_network(path)
+    if bits:
+        quantize(network, bits)
+    _to_compute_dtype(network, warn)
+    mx.eval(network.parameters())
+    network.eval()
+    tokenizer = load_tokenizer(path)
+    template = getattr(tokenizer, "chat_template", None)
+    return LoadedModel(
+        network,
+        tokenizer,
+        config,
+        path,
+        frame_for(str(config["model_type"]), template if isinstance(template, str) else None),
+        _stop_ids(config, tokenizer),
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder.
+
+    Raises:
+        ModelError: it is missing, damaged, or has no ``model_type``.
+    """
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path} is not a model folder: it has no config.json", cure="check --model"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{file} cannot be read", got=str(error), cure="pull or copy the model again"
+        ) from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(
+            f"{file} names no model_type", cure="use a folder in MLX or Hugging Face layout"
+        )
+    return config
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The Hugging Face tokenizer of a model folder.
+
+    Raises:
+        ModelError: its files are missing or damaged.
+    """
+    # transformers warns that PyTorch is missing; here that is no shortcoming.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer
+
+    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        raise ModelError(
+            f"{path} has no tokenizer",
+            expected="tokenizer.json or tokenizer.model",
+            cure="pull or import the model again",
+        )
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"the tokenizer in {path} cannot be loaded",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            cure="pull or import the model again",
+        ) from error
+
+
+def quantize(model: nn.Module, bits: int) -> None:
+    """Quantize the linear layers of ``model`` in place (affine, group size 32).
+
+    Layers that are quantized already, and those whose width is no multiple of the
+    group, stay as they are.
+    """
+
+    def eligible(_path: str, module: nn.Module) -> bool:
+        return (
+            isinstance(module, nn.Linear) and module.weight.shape[-1] % QUANTIZE_GROUP_SIZE == 0
+        )
+
+    nn.quantize(model, group_size=QUANTIZE_GROUP_SIZE, bits=bits, class_predicate=eligible)
+
+
+def dequantize(model: nn.Module, dtype: mx.Dtype) -> None:
+    """Replace quantized linear and embedding layers by plain ones of ``dtype``."""
+    replaced: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
+            continue
+        weight = dequantized_weight(module).astype(dtype)
+        plain: nn.Module
+        if isinstance(module, nn.QuantizedLinear):
+            plain = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in module)
+            if "bias" in module:
+                plain.bias = module.bias
+        else:
+            plain = nn.Embedding(*weight.shape)
+        plain.weight = weight
+        replaced.append((name, plain))
+    model.update_modules(tree_unflatten(replaced))
+
+
+def dequantized_weight(module: nn.Module) -> mx.array:
+    """The weight (out, in) of a linear or embedding layer, as floats.
+
+    MLX rounds to the dtype of the scales. Affine scales are widened first, so that a
+    float32 result is the exact product and sum of what is stored.
+    """
+    if "scales" not in module:
+        return module.weight
+    scales, biases = module.scales, module.get("biases")
+    if module.mode == "affine":
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    return mx.dequantize(
+        module.weight,
+        scales,
+        biases,
+        group_size=module.group_size,
+        bits=module.bits,
+        mode=module.mode,
+    )
+
+
+def _load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    from mlx_lm.utils import load_model  # noqa: TID251
+
+    try:
+        return load_model(path, lazy=True, model_config=_rope_settings(read_config(path)))
+    except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
+        raise ModelError(
+            f"the model in {path} cannot be loaded",
+            got=" ".join(str(error).split())[:300],
+            cure="check that mlx-lm supports it, or pull it again",
+        ) from error
+
+
+def _rope_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Rotary settings at the place where mlx-lm looks for them.
+
+    transformers 5 saves them inside ``rope_parameters``; mlx-lm reads the older keys
+    and would fall back to its defaults without a word.
+    """
+    nested = config.get("rope_parameters")
+    if not isinstance(nested, dict):
+        return {}
+    settings = {
+        key: nested[key]
+        for key in ("rope_theta", "partial_rotary_factor")
+        if key in nested and key not in config
+    }
+    if nested.get("rope_type", "default") != "default" and "rope_scaling" not in config:
+        settings["rope_scaling"] = {k: v for k, v in nested.items() if k != "rope_theta"}
+    return settings
+
+
+def _to_compute_dtype(model: nn.Module, warn: Callable[[str], None]) -> None:
+    quantized = any(hasattr(m, "bits") for _, m in model.named_modules())
+    if runtime.prepare().on_cpu and quantized:
+        needed_gb = _parameter_count(model) * FLOAT32_BYTES / runtime.GIB
+        free_gb = runtime.available_memory_gb()
+        if needed_gb <= DEQUANTIZE_SHARE * free_gb:
+            dequantize(model, mx.float32)
+        else:
+            warn(
+                f"the quantized base would need {needed_gb:.1f} GB in float32 and "
+                f"{free_gb:.1f} GB is free, so its slow quantized products are used; "
+                "close other programs or use a smaller model"
+            )
+    model.set_dtype(runtime.compute_dtype(_stored_dtype(model)))
+
+
+def _parameter_count(model: nn.Module) -> int:
+    count = 0
+    for name, array in tree_flatten(model.parameters()):
+        if name.endswith((".scales", ".biases")):
+            continue
+        packed = array.dtype == mx.uint32
+        # Packed words hold 32 / bits values; 4 bits is the densest that is common.
+        count += array.size * (8 if packed else 1)
+    return count
+
+
+def _stored_dtype(model: nn.Module) -> mx.Dtype:
+    for _, array in tree_flatten(model.parameters()):
+        if mx.issubdtype(array.dtype, mx.floating):
+            return array.dtype
+    return mx.float32
+
+
+def _stop_ids(config: dict[str, Any], tokenizer: Any) -> frozenset[int]:
+    found = config.get("eos_token_id")
+    ids = set(found) if isinstance(found, list) else {found}
+    ids.add(tokenizer.eos_token_id)
+    return frozenset(i for i in ids if isinstance(i, int))
