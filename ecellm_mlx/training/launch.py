@@ -1,0 +1,54 @@
+"""Prepare a training run: check everything that can be checked without a model.
+
+Used by the command line and the TUI alike; loads neither mlx nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ecellm_mlx import jobs
+from ecellm_mlx.data import rows
+from ecellm_mlx.models import registry
+from ecellm_mlx.models.fingerprint import base_fingerprint
+from ecellm_mlx.training import recipe as recipes
+
+
+def launch(
+    model: str,
+    data: str,
+    recipe: str | None = None,
+    overrides: Iterable[str] = (),
+    out: Path | None = None,
+) -> jobs.RunDirectory:
+    """Create the run directory of a training job; ``jobs.start`` starts it.
+
+    Args:
+        model: registry name or folder of the base.
+        data: folder with ``train.jsonl`` and, better, ``val.jsonl``.
+        recipe: name or TOML file; the defaults when not given.
+        overrides: ``key=value`` settings.
+        out: run directory; a new one in the workspace when not given.
+
+    Raises:
+        ModelError, DataError, RecipeError: what is wrong, before anything starts.
+        JobError, StorageError: ``out`` cannot be used.
+    """
+    settings = recipes.read(recipe, overrides)
+    base = registry.resolve(model)
+    files = rows.dataset(Path(data))
+    rows.load(files.train)
+    fingerprints = {"base": base_fingerprint(base), "train": rows.digest([files.train])}
+    if files.val:
+        rows.load(files.val)
+        fingerprints["val"] = rows.digest([files.val])
+    config = {
+        "model": str(base.absolute()),
+        "model_name": model,
+        "train": str(files.train.absolute()),
+        "val": str(files.val.absolute()) if files.val else None,
+        "recipe_name": recipe,
+        "recipe": settings.to_dict(),
+    }
+    return jobs.create("train", config, out=out, fingerprints=fingerprints)

@@ -1,0 +1,233 @@
+"""The loop trains what PEFT would train, and a stopped run ends as an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ecellm_mlx import events, jobs
+from ecellm_mlx.backend import mx, nn
+from ecellm_mlx.data import batches, encoding, rows
+from ecellm_mlx.errors import DataError, JobError
+from ecellm_mlx.models import loading, lora
+from ecellm_mlx.training import checkpoint, loop, loss
+from ecellm_mlx.training.launch import launch
+
+BASE_SETTINGS = ["batch_size=4", "micro_batch_size=2", "epochs=2", "learning_rate=1e-2"]
+
+
+class Run:
+    """One training run in this process, so that tests can look inside."""
+
+    def __init__(self, model: Path, data: Path, out: Path, *settings: str) -> None:
+        self.run = launch(str(model), str(data), None, [*BASE_SETTINGS, *settings], out)
+
+    def train(self) -> tuple[str, dict[str, Any]]:
+        context = jobs.JobContext(self.run)
+        try:
+            return loop.Trainer(context).run()
+        finally:
+            context.close()
+
+    def events(self, kind: type[events.Event]) -> list[Any]:
+        return [event for event in self.run.reader().read() if isinstance(event, kind)]
+
+    def adapter(self) -> dict[str, mx.array]:
+        folder = checkpoint.complete(self.run.path / "checkpoints")[-1]
+        weights = mx.load(str(folder / "adapters.safetensors"))
+        mx.eval(weights)
+        return weights
+
+
+def test_a_run_trains_and_leaves_what_the_design_promises(
+    tiny: Path, dataset: Path, tmp_path: Path
+) -> None:
+    run = Run(tiny, dataset, tmp_path / "run", "dropout=0")
+    outcome, results = run.train()
+    steps = run.events(events.TrainMetrics)
+    assert outcome == "finished"
+    assert [event.step for event in steps] == list(range(1, results["steps"] + 1))
+    assert results["steps"] == 10  # 18 rows in steps of 4, twice; the last one is partial
+    assert steps[0].learning_rate == 0
+    assert steps[-1].loss < steps[0].loss
+    assert sum(event.supervised_tokens for event in steps[:5]) == sum(
+        event.supervised_tokens for event in steps[5:]
+    ), "every row is used once an epoch"
+    assert len(run.events(events.EvalMetrics)) == 2
+    config = json.loads((run.run.path / "adapter" / "adapter_config.json").read_text())
+    assert config["ecellm"]["base"]["fingerprint"] == run.run.job().fingerprints["base"]
+    base = loading.load(tiny)
+    lora.load(base.model, run.run.path / "adapter", base=base.fingerprint)
+
+
+def test_a_stopped_run_resumes_bit_for_bit_with_dropout(
+    tiny: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Run(tiny, dataset, tmp_path / "whole", "dropout=0.3")
+    whole.train()
+    parts = Run(tiny, dataset, tmp_path / "parts", "dropout=0.3")
+    real_poll = jobs.JobContext.poll
+    for stop_at in (3, 7):
+
+        def poll(self: jobs.JobContext, on_pause: Any = None, _at: int = stop_at) -> Any:
+            stop = self.status.step == _at
+            return jobs.Control.STOP if stop else real_poll(self, on_pause)
+
+        monkeypatch.setattr(jobs.JobContext, "poll", poll)
+        assert parts.train()[0] == "stopped"
+    monkeypatch.setattr(jobs.JobContext, "poll", real_poll)
+    assert parts.train()[0] == "finished"
+    expected, got = whole.adapter(), parts.adapter()
+    assert expected.keys() == got.keys()
+    for name, array in expected.items():
+        assert mx.array_equal(array, got[name]), name
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tiny: Path, dataset: Path, tmp_path: Path
+) -> None:
+    run = Run(tiny, dataset, tmp_path / "run", "dropout=0.3", "save_every=4")
+    run.train()
+    expected = run.adapter()
+    folders = checkpoint.complete(run.run.path / "checkpoints")
+    assert [folder.name for folder in folders] == ["00000008", "00000010"]
+    weights = folders[-1] / "adapters.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8] + b"damaged!")
+    run.train()
+    assert any("00000010 is damaged" in event.message for event in run.events(events.Warned))
+    assert all(mx.array_equal(a, run.adapter()[n]) for n, a in expected.items())
+
+
+def test_changed_rows_or_base_are_refused(tiny: Path, dataset: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    run = Run(base, dataset, tmp_path / "run")
+    path = dataset / "train.jsonl"
+    path.write_text(path.read_text().replace("yes", "no"))
+    weights = base / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(JobError, match="base model and the training rows changed"):
+        run.train()
+
+
+def test_rows_without_a_supervised_token_are_dropped_and_said(
+    tiny: Path, dataset: Path, tmp_path: Path
+) -> None:
+    run = Run(tiny, dataset, tmp_path / "run", "max_seq_length=180", "max_steps=1")
+    run.train()
+    warnings = run.events(events.Warned)
+    assert any("lose their whole answer" in event.message for event in warnings)
+    with pytest.raises(DataError, match="no row with a supervised token left"):
+        Run(tiny, dataset, tmp_path / "none", "max_seq_length=16").train()
+
+
+def test_a_loss_that_is_not_finite_is_skipped_then_ends_the_run(
+    tiny: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tiny, dataset, tmp_path / "run", "epochs=5")
+    real = loss.negative_log_likelihood
+    monkeypatch.setattr(
+        loss, "negative_log_likelihood", lambda model, batch: real(model, batch) * mx.inf
+    )
+    with pytest.raises(JobError, match="5 steps in a row"):
+        run.train()
+    assert len(run.events(events.Warned)) == 5
+    assert run.events(events.TrainMetrics)[0].loss is None
+
+
+def test_grad_checkpoint_gives_the_same_adapter_and_leaves_other_models_alone(
+    tiny: Path, dataset: Path, tmp_path: Path
+) -> None:
+    plain = Run(tiny, dataset, tmp_path / "plain", "dropout=0", "max_steps=3")
+    saving = Run(
+        tiny, dataset, tmp_path / "saving", "dropout=0", "max_steps=3", "grad_checkpoint=true"
+    )
+    plain.train()
+    saving.train()
+    for name, array in plain.adapter().items():
+        assert mx.allclose(array, saving.adapter()[name], atol=1e-5), name
+    assert "Checkpointed" not in type(loading.load(tiny).model.layers[0]).__name__
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "phi"])
+def test_loss_equals_cross_entropy_over_all_logits(
+    name: str, tiny_models: dict[str, Path], dataset: Path
+) -> None:
+    base = loading.load(tiny_models[name])
+    encoded = encoding.encode_rows(
+        rows.load(dataset / "train.jsonl")[:4], base.tokenizer, base.frame, 512
+    ).kept
+    batch = batches.collate(encoded, range(4), 0)
+    got = loss.negative_log_likelihood(base.model, batch).item()
+    expected = 0.0
+    for row in encoded:
+        logits = base.model(mx.array(row.tokens)[None])[0, :-1]
+        every = nn.losses.cross_entropy(logits, mx.array(row.tokens[1:]))
+        expected += every[row.prompt_length - 1 :].sum().item()
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "phi"])
+def test_three_steps_equal_peft_and_pytorch(
+    name: str, tiny_models: dict[str, Path], dataset: Path, tmp_path: Path
+) -> None:
+    """Same adapter, batches, clipping, warm-up and AdamW: same losses."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from converters.peft import to_peft
+
+    settings = ["dropout=0", "max_steps=4", "clip_norm=0.5", "warmup_ratio=0.25"]
+    run = Run(tiny_models[name], dataset, tmp_path / "run", *settings)
+    context = jobs.JobContext(run.run)
+    trainer = loop.Trainer(context)
+    start = tmp_path / "start"
+    start.mkdir()
+    trainer._write_adapter(start)
+    peft = to_peft(start, tmp_path / "peft", base=str(tiny_models[name]), model_type=name)
+    plan = list(zip(range(4), batches.plan(
+        trainer.lengths, micro_batch_size=2, batch_size=4, epoch=0, seed=42
+    ), strict=False))  # fmt: skip
+    trainer.run()
+    context.close()
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_models[name], dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, peft, is_trainable=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.0)
+    ours = run.events(events.TrainMetrics)
+    for step, micro_batches in plan:
+        chosen = [trainer.train_set.kept[i] for part in micro_batches for i in part]
+        total = sum(len(row.target_positions) for row in chosen)
+        value = 0.0
+        for row in chosen:
+            tokens = torch.tensor([row.tokens])
+            logits = model(tokens).logits[0, row.prompt_length - 1 : -1]
+            part = (
+                torch.nn.functional.cross_entropy(
+                    logits, tokens[0, row.prompt_length :], reduction="sum"
+                )
+                / total
+            )
+            part.backward()
+            value += part.item()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+        optimizer.param_groups[0]["lr"] = ours[step].learning_rate
+        optimizer.step()
+        optimizer.zero_grad()
+        assert ours[step].loss == pytest.approx(value, rel=1e-4)
+        assert ours[step].grad_norm == pytest.approx(norm.item(), rel=1e-3)
+    theirs = {k: v.detach().numpy() for k, v in model.named_parameters() if v.requires_grad}
+    for key, array in run.adapter().items():
+        module, _, leaf = key.rpartition(".")
+        other = "lora_A" if leaf == "lora_a" else "lora_B"
+        expected = theirs[f"base_model.model.{module}.{other}.default.weight"].T
+        assert np.abs(np.array(array) - expected).max() < 1e-3, key
