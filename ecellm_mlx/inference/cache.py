@@ -1,0 +1,176 @@
+"""KV cache of a batch whose rows have different lengths.
+
+Every forward pass appends the same number of columns to all rows; a row that had
+fewer tokens leaves holes. Each column knows its position in its row's text (−1 for
+a hole), and attention is masked by positions. So nothing is ever moved: rows go on
+by different numbers of tokens, and batches are joined side by side. mlx-lm's own
+batch cache re-aligns all rows after every uneven step, which costs more than the
+step itself on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecellm_mlx.backend import mx, nn
+from ecellm_mlx.errors import ModelError
+
+HOLE = -1
+GROWTH = 64
+
+
+class LayerCache:
+    """One layer's keys and values (B, heads, capacity, dim), as mlx-lm's models use it."""
+
+    def __init__(self, batch: BatchCache) -> None:
+        self.batch = batch
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        self.used = 0
+
+    @property
+    def offset(self) -> mx.array:
+        """Position of each row's next token (B,), for rotary embeddings."""
+        return self.batch.offsets
+
+    def make_mask(
+        self, _length: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array:
+        """Which columns the new tokens may see: (B, 1, new, columns), boolean."""
+        del return_array
+        return self.batch.mask(window_size)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append columns (B, heads, new, dim); returns all columns."""
+        end = self.used + keys.shape[2]
+        self.keys = _with_room(self.keys, keys, self.used, end)
+        self.values = _with_room(self.values, values, self.used, end)
+        self.keys[..., self.used : end, :] = keys
+        self.values[..., self.used : end, :] = values
+        self.used = end
+        return self.keys[..., :end, :], self.values[..., :end, :]
+
+
+class BatchCache:
+    """The caches of all layers and the positions that they share.
+
+    Attributes:
+        positions: (B, columns) int32, ``HOLE`` where a row has no token.
+        lengths: (B,) int32, tokens of each row.
+        layers: what is passed to the model.
+    """
+
+    def __init__(self, layer_count: int, rows: int) -> None:
+        self.positions: NDArray[np.int32] = np.zeros((rows, 0), np.int32)
+        self.lengths: NDArray[np.int32] = np.zeros(rows, np.int32)
+        self.layers = [LayerCache(self) for _ in range(layer_count)]
+        self.offsets = mx.array(self.lengths)
+        self._queries: NDArray[np.int32] = np.zeros((rows, 0), np.int32)
+        self._masks: dict[int | None, mx.array] = {}
+
+    def begin(self, counts: Sequence[int]) -> None:
+        """Announce a forward pass over max(counts) columns, of which row i fills counts[i]."""
+        width = max(counts)
+        steps = np.arange(width, dtype=np.int32)
+        # A padding token looks at its row like the token it stands for: a query that
+        # sees nothing would be NaN, and NaN spreads through masked values.
+        self._queries = self.lengths[:, None] + steps
+        filled = steps[None] < np.asarray(counts)[:, None]
+        fresh = np.where(filled, self._queries, HOLE).astype(np.int32)
+        self.positions = np.concatenate([self.positions, fresh], axis=1)
+        self.offsets = mx.array(self.lengths)
+        self.lengths = self.lengths + np.asarray(counts, np.int32)
+        self._masks = {}
+
+    def mask(self, window: int | None) -> mx.array:
+        """The mask of the announced pass, computed once for all layers."""
+        if window not in self._masks:
+            keys, queries = self.positions[:, None, :], self._queries[:, :, None]
+            seen = (keys != HOLE) & (keys <= queries)
+            if window:
+                seen &= keys > queries - window
+            self._masks[window] = mx.array(seen[:, None])
+        return self._masks[window]
+
+    def select(self, rows: Sequence[int]) -> BatchCache:
+        """A new cache made of these rows; a row may appear more than once."""
+        chosen = list(rows)
+        result = BatchCache(len(self.layers), len(chosen))
+        result.positions = self.positions[chosen]
+        result.lengths = self.lengths[chosen]
+        if self.layers[0].keys is None:
+            return result
+        index = mx.array(chosen)
+        for mine, theirs in zip(result.layers, self.layers, strict=True):
+            assert theirs.keys is not None
+            assert theirs.values is not None
+            mine.used = theirs.used
+            mine.keys = theirs.keys[..., : theirs.used, :][index]
+            mine.values = theirs.values[..., : theirs.used, :][index]
+        return result
+
+    def evaluate(self) -> None:
+        """Compute what was appended now, so that copies do not repeat it."""
+        mx.eval([(layer.keys, layer.values) for layer in self.layers])
+
+
+def join(caches: Sequence[BatchCache]) -> BatchCache:
+    """Several batches as one; narrower ones are filled up with holes."""
+    if len(caches) == 1:
+        return caches[0]
+    result = BatchCache(len(caches[0].layers), sum(len(cache.lengths) for cache in caches))
+    columns = max(cache.positions.shape[1] for cache in caches)
+    result.positions = np.concatenate(
+        [
+            np.pad(
+                c.positions, ((0, 0), (0, columns - c.positions.shape[1])), constant_values=HOLE
+            )
+            for c in caches
+        ]
+    )
+    result.lengths = np.concatenate([cache.lengths for cache in caches])
+    for place, layer in enumerate(result.layers):
+        parts = [cache.layers[place] for cache in caches]
+        layer.used = columns
+        layer.keys = mx.concatenate([_widened(p.keys, p.used, columns) for p in parts])
+        layer.values = mx.concatenate([_widened(p.values, p.used, columns) for p in parts])
+    return result
+
+
+def layer_count(model: nn.Module) -> int:
+    """Number of layers that need a cache.
+
+    Raises:
+        ModelError: the architecture keeps another state than keys and values.
+    """
+    from mlx_lm.models.cache import (  # noqa: TID251
+        KVCache,
+        RotatingKVCache,
+        make_prompt_cache,
+    )
+
+    own: list[Any] = make_prompt_cache(model)
+    strange = {type(c).__name__ for c in own if not isinstance(c, KVCache | RotatingKVCache)}
+    if strange:
+        raise ModelError(
+            f"this architecture keeps a {', '.join(sorted(strange))}, which cannot be batched",
+            cure="use a Llama, Mistral or Phi model",
+        )
+    return len(own)
+
+
+def _with_room(buffer: mx.array | None, new: mx.array, used: int, end: int) -> mx.array:
+    if buffer is not None and end <= buffer.shape[2]:
+        return buffer
+    batch, heads, _, dim = new.shape
+    room = mx.zeros((batch, heads, end - used + GROWTH, dim), new.dtype)
+    return room if buffer is None else mx.concatenate([buffer[..., :used, :], room], axis=2)
+
+
+def _widened(array: mx.array | None, used: int, columns: int) -> mx.array:
+    assert array is not None
+    return mx.pad(array[..., :used, :], [(0, 0), (0, 0), (0, columns - used), (0, 0)])

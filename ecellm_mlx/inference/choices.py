@@ -1,0 +1,95 @@
+"""Score a closed set of answers instead of generating one.
+
+The options of a row form a trie of tokens. Where the trie branches, the model's
+probabilities are renormalized over the branches; where it does not, the next token
+is forced and costs nothing. An option's probability is the product along its path,
+which is what decoding under a grammar of these options would give: the
+probabilities of a row's options sum to one, and long options are at no
+disadvantage. Options that differ in their first token need one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ecellm_mlx.backend import mx
+from ecellm_mlx.inference.engine import Engine, Logits, Prefilled
+
+
+@dataclass
+class Branch:
+    """A point with more than one way on: ``ways`` maps a token to the options behind it."""
+
+    path: tuple[int, ...]
+    ways: dict[int, list[int]] = field(default_factory=dict)
+
+
+def branches(options: Sequence[Sequence[int]], end: int) -> list[Branch]:
+    """The branching points of the options' trie, root first.
+
+    Args:
+        options: token ids of each option, all different.
+        end: the token that ends an option which is a prefix of another.
+    """
+    found: list[Branch] = []
+    pending: list[tuple[tuple[int, ...], list[int]]] = [((), list(range(len(options))))]
+    while pending:
+        path, members = pending.pop(0)
+        while len(members) > 1:
+            ways: dict[int, list[int]] = {}
+            for index in members:
+                rest = options[index][len(path) :]
+                ways.setdefault(rest[0] if rest else end, []).append(index)
+            if len(ways) > 1:
+                found.append(Branch(path, ways))
+                pending += [((*path, token), group) for token, group in ways.items()]
+                break
+            path = (*path, next(iter(ways)))
+    return found
+
+
+def probabilities(count: int, tree: Sequence[Branch], logits: Sequence[Logits]) -> list[float]:
+    """Probability of each of ``count`` options from the logits (vocab,) at each branch."""
+    log_p = np.zeros(count)
+    for branch, values in zip(tree, logits, strict=True):
+        tokens = list(branch.ways)
+        chosen = values[tokens].astype(np.float64)
+        chosen -= chosen.max() + np.log(np.exp(chosen - chosen.max()).sum())
+        for value, members in zip(chosen, branch.ways.values(), strict=True):
+            log_p[members] += value
+    return [float(p) for p in np.exp(log_p)]
+
+
+def score(
+    engine: Engine, batch: Prefilled, options: Sequence[Sequence[Sequence[int]]], end: int
+) -> list[list[float]]:
+    """Probabilities of every row's options.
+
+    Args:
+        engine: the engine that read the batch.
+        batch: prompts that were read; its cache is left as it is.
+        options: for each row of the batch, the token ids of each option.
+        end: token that ends an answer.
+    """
+    trees = [branches(row, end) for row in options]
+    first = np.array(batch.logits.astype(mx.float32))
+    deeper = [(row, branch) for row, tree in enumerate(trees) for branch in tree if branch.path]
+    later: dict[tuple[int, tuple[int, ...]], Logits] = {}
+    for start in range(0, len(deeper), engine.batch_size):
+        part = deeper[start : start + engine.batch_size]
+        cache = batch.cache.select([row for row, _ in part])
+        values = np.array(
+            engine.extend(cache, [branch.path for _, branch in part]).astype(mx.float32)
+        )
+        later.update({(row, branch.path): values[i] for i, (row, branch) in enumerate(part)})
+    return [
+        probabilities(
+            len(options[row]),
+            tree,
+            [later[row, branch.path] if branch.path else first[row] for branch in tree],
+        )
+        for row, tree in enumerate(trees)
+    ]

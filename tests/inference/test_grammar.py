@@ -1,0 +1,71 @@
+"""Attribute lists are valid JSON whatever the model says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ecellm_mlx.data.rows import Row
+from ecellm_mlx.errors import DataError
+from ecellm_mlx.inference.answers import extraction_slots
+from ecellm_mlx.inference.grammar import Grammar, attribute_list_grammar
+from ecellm_mlx.models import loading
+
+VOCAB = 49152
+
+
+@pytest.fixture(scope="module")
+def grammar(smollm2: Path) -> Grammar:
+    return Grammar(loading.load_tokenizer(smollm2), VOCAB)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    attributes=st.lists(
+        st.sampled_from(["brand", 'pack "size"', "größe", "a\\b", "item form"]),
+        min_size=1, max_size=3, unique=True,
+    ),
+    seed=st.integers(0, 10_000),
+)  # fmt: skip
+def test_always_valid_and_complete(
+    grammar: Grammar, smollm2: Path, attributes: list[str], seed: int
+) -> None:
+    tokenizer = loading.load_tokenizer(smollm2)
+    rng = np.random.default_rng(seed)
+    matcher = grammar.matcher(attribute_list_grammar(attributes, ["product title", "x"]))
+    tokens = matcher.forced()
+    choose = matcher.chooser(end=2)
+    for _ in range(1000):
+        tokens += choose(rng.normal(size=VOCAB).astype(np.float32))
+        if tokens[-1] == 2:
+            break
+    answer = json.loads(tokenizer.decode(tokens[:-1]))
+    assert list(dict.fromkeys(item["attribute"] for item in answer)) == attributes
+    for item in answer:
+        assert set(item) == {"attribute", "value", "source"}
+        assert item["source"] in ("product title", "x", "None")
+
+
+def row(value: str) -> Row:
+    return Row(
+        "r", "i", value, None, "", "Attribute_Value_Extraction", "own", "test", None, None
+    )
+
+
+def test_slots_come_from_the_input() -> None:
+    value = {"product title": "x", "target attributes": "Brand, Pack size and Item form"}
+    assert extraction_slots(row(json.dumps(value))) == (
+        ["brand", "pack size", "item form"],
+        ["product title"],
+    )
+    with pytest.raises(DataError, match="target attributes"):
+        extraction_slots(row('{"product title": "x"}'))
+    with pytest.raises(DataError, match="no JSON object"):
+        extraction_slots(row("just text"))
