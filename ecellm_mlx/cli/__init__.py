@@ -1,0 +1,42 @@
+"""The ``ecellm`` command: one thin function per verb.
+
+stdout is data, stderr is narration. Exit status: 0 done, 1 failed with one
+sentence on stderr, 2 wrong usage. ``ecellm --help`` loads neither mlx nor
+transformers: each verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of the ``ecellm`` command."""
+    # With --debug a failure shows its traceback; the option is global.
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    from converters.errors import ConversionError
+    from ecellm_mlx.cli.app import app
+    from ecellm_mlx.errors import EcellmError
+
+    try:
+        app()
+    except (EcellmError, ConversionError) as error:
+        if debug:
+            raise
+        sys.stderr.write(f"ecellm: {error}\n")
+        raise SystemExit(getattr(error, "exit_status", 1)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of our stdout has gone; that is its right.
+        raise SystemExit(141) from None
+    except Exception as error:
+        if debug:
+            raise
+        sys.stderr.write(
+            f"ecellm: unexpected {type(error).__name__}: {error}; run again with --debug and "
+            "report the traceback.\n"
+        )
+        raise SystemExit(1) from None

@@ -1,0 +1,159 @@
+"""``ecellm models``: list, pull, import, show."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ecellm_mlx.cli import options
+from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate
+
+app = typer.Typer(help="Models: list, pull, import, show.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models(json: options.Json = False) -> None:
+    """The variants that can be pulled, and the models that are here.
+
+    Example: ecellm models list
+    """
+    from ecellm_mlx import workspace
+    from ecellm_mlx.models import registry
+
+    local = {model.name: model for model in registry.installed(workspace.current())}
+    names = [*registry.REGISTRY, *(n for n in local if n not in registry.REGISTRY)]
+    entries: list[dict[str, Any]] = []
+    for name in names:
+        card, model = registry.REGISTRY.get(name), local.get(name)
+        entries.append(
+            {
+                "name": name,
+                "title": card.title if card else "",
+                "licence": card.licence if card else "",
+                "parameters_b": card.parameters_b if card else None,
+                "installed": model is not None,
+                "path": str(model.path) if model else None,
+                "size_gb": round(model.size_gb, 2) if model else None,
+                "bits": model.bits if model else None,
+                "problem": model.problem if model else "",
+            }
+        )
+    if json:
+        emit_json(entries)
+        return
+    emit_table(
+        "",
+        ["name", "model", "parameters", "licence", "here"],
+        [
+            [
+                e["name"],
+                e["title"],
+                f"{e['parameters_b']:g} B" if e["parameters_b"] else "",
+                e["licence"],
+                e["problem"] or (f"{e['size_gb']:.2f} GB" if e["installed"] else "—"),
+            ]
+            for e in entries
+        ],
+    )
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="Registry name or owner/repo, with @revision.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would take.")
+    ] = False,
+) -> None:
+    """Fetch a model from the hub; an interrupted pull resumes.
+
+    Example: ecellm models pull ecellm-s
+    """
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    from ecellm_mlx import workspace
+    from ecellm_mlx.models import hub
+
+    home = workspace.current()
+    plan = hub.plan(name, workspace=home)
+    narrate(
+        f"{plan.source.repo} at {plan.commit[:12]}: {len(plan.files)} files, "
+        f"{plan.bytes_total / 1e9:.2f} GB, of which {plan.bytes_present / 1e9:.2f} GB are here"
+    )
+    if dry_run:
+        return
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("pull", total=plan.bytes_total)
+        result = hub.pull(
+            name,
+            workspace=home,
+            progress=lambda p: bar.update(task, completed=p.done_bytes, description=p.stage),
+        )
+    narrate(result.summary)
+    emit(str(result.path))
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[
+        str,
+        typer.Argument(help="A GGUF file, or smollm2-135m for the installed wheel's model."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name under which to install it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write instead.")] = None,
+) -> None:
+    """Turn a GGUF file into an MLX model folder, without loss.
+
+    Example: ecellm models import smollm2-135m
+    """
+    from ecellm_mlx import workspace
+    from ecellm_mlx.models import wheel
+
+    file = wheel.gguf(source) if source in wheel.WHEELS else Path(source)
+    target = out or workspace.current().models / (
+        name or (source if source in wheel.WHEELS else file.stem.lower())
+    )
+    emit(str(wheel.install(file, target, again=source in wheel.WHEELS)))
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="Registry name or folder.")],
+    json: options.Json = False,
+) -> None:
+    """What a model is: architecture, size, bits, licence, fingerprint.
+
+    Example: ecellm models show smollm2-135m
+    """
+    import json as json_module
+
+    from ecellm_mlx.models import fingerprint, registry
+
+    path = registry.resolve(model)
+    config = json_module.loads((path / "config.json").read_text(encoding="utf-8"))
+    card = registry.REGISTRY.get(model) or registry.REGISTRY.get(path.name)
+    files = fingerprint.weight_files(path)
+    for file in files:
+        fingerprint.verify_safetensors(file)
+    facts = {
+        "path": str(path),
+        "model_type": config.get("model_type"),
+        "layers": config.get("num_hidden_layers"),
+        "hidden_size": config.get("hidden_size"),
+        "vocab_size": config.get("vocab_size"),
+        "bits": (config.get("quantization") or {}).get("bits"),
+        "size_gb": round(sum(f.stat().st_size for f in files) / 1e9, 3),
+        "licence": card.licence if card else None,
+        "fingerprint": fingerprint.base_fingerprint(path),
+    }
+    if json:
+        emit_json(facts)
+    else:
+        emit_table(
+            "", ["", model], [[k, "—" if v is None else str(v)] for k, v in facts.items()]
+        )
