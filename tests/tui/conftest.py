@@ -1,0 +1,156 @@
+"""A workspace, a doctor that answers at once, and jobs that are real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from ecellm_mlx import events, jobs
+from ecellm_mlx.events import EventWriter
+from ecellm_mlx.jobs import RunDirectory, State, Status
+from tui import device
+
+CHILD = Path(__file__).with_name("child.py")
+DIAGNOSIS = {
+    "device": "cpu",
+    "blas": "openblas",
+    "blas_gflops": 130.4,
+    "memory_gb": 16.0,
+    "versions": {"mlx": "0.32.4", "mlx-lm": "0.32.2"},
+    "checks": [
+        {"name": "blas", "status": "ok", "detail": "fast", "cure": ""},
+        {"name": "disk", "status": "warn", "detail": "2 GB left [!]", "cure": "free some"},
+    ],
+}
+DEADLINE_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace of its own for every test."""
+    path = tmp_path / "home"
+    monkeypatch.setenv("ECELLM_HOME", str(path))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program in the doctor's place; tests may rewrite it."""
+    program = tmp_path / "doctor.py"
+    program.write_text(f"print({json.dumps(json.dumps(DIAGNOSIS))})")
+    monkeypatch.setattr(device, "DOCTOR", (sys.executable, "-S", str(program)))
+    return program
+
+
+@pytest.fixture
+def model(home: Path) -> str:
+    """An installed model: small, but with a real config and real weights."""
+    folder = home / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    save_file({"model.norm.weight": np.ones(4, np.float32)}, folder / "model.safetensors")
+    return "tiny"
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[RunDirectory], Any]]:
+    """Start a job as ``jobs.start`` does, with ``child.py`` in place of training.
+
+    The app under test gets the same through ``jobs.start``. What still runs at the
+    end of a test is ended.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start(run: RunDirectory) -> subprocess.Popen[bytes]:
+        with run.log_file.open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, str(CHILD), str(run.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        children.append(child)
+        return child
+
+    monkeypatch.setattr(jobs, "start", start)
+    yield start
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+
+
+def job(steps: int = 40, seconds: float = 0.0, **config: Any) -> RunDirectory:
+    """A run directory for ``child.py``."""
+    return jobs.create(
+        "train", {"model_name": "tiny", "steps": steps, "seconds": seconds, **config}
+    )
+
+
+def written(
+    *happened: events.Event, state: State = State.FINISHED, total: int = 40, **status: Any
+) -> RunDirectory:
+    """A run that has ended, with these events on disk."""
+    run = job()
+    writer = EventWriter(run.events_file)
+    for event in happened:
+        writer.write(event)
+    writer.close()
+    run.write_status(Status(state=state, total_steps=total, **status))
+    return run
+
+
+def step(number: int, loss: float | None = None, **changes: Any) -> events.TrainMetrics:
+    """One optimizer step, half a second after the one before."""
+    values: dict[str, Any] = {
+        "time": 1_000.0 + number / 2,
+        "step": number,
+        "loss": 4.0 / number if loss is None else loss,
+        "learning_rate": 1e-4,
+        "grad_norm": 0.5,
+        "supervised_tokens": 16,
+        "tokens_per_second": 321.0,
+        "rows_per_second": 2.5,
+        "peak_memory_gb": 1.25,
+    }
+    return events.TrainMetrics(**{**values, **changes})
+
+
+async def until(pilot: Pilot[Any], happened: Callable[[], object], what: str = "") -> None:
+    """Let the app go on until ``happened()``; fail when it never does."""
+    end = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert time.monotonic() < end, f"waited in vain for {what or happened}"
+        await asyncio.sleep(0.05)
+        await pilot.pause()
+
+
+def screen_text(pilot: Pilot[Any]) -> str:
+    """What stands on the screen now, line by line."""
+    screen = pilot.app.screen
+    strips = screen._compositor.render_strips(pilot.app.size)
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+def notices(app: App[Any]) -> str:
+    """What the app has told the user in passing."""
+    return "\n".join(notice.message for notice in app._notifications)
+
+
+def text_of(app: App[Any], selector: str) -> str:
+    """The plain text of a ``Static`` on the current screen."""
+    return str(app.screen.query_one(selector, Static).render())

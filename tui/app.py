@@ -1,0 +1,203 @@
+"""The Textual app: places to go, jobs that it started, and leaving without harm.
+
+Jobs are processes of their own (``ecellm_mlx.jobs``): the app starts them, asks
+them for things through their run directories, and may end at any time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on, work
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.screen import Screen
+
+from ecellm_mlx.errors import EcellmError, JobError, UsageError
+from ecellm_mlx.jobs import Control, RunDirectory
+from tui import runs, settings
+from tui.commands import KeyCommands
+from tui.messages import JobResumed, JobStarted, LiveRunsRead, RunChosen, StopsRequested
+from tui.screens.help import HelpScreen
+from tui.screens.home import HomeScreen
+from tui.screens.quit import Answer, QuitDialog
+from tui.screens.run import RunScreen
+from tui.screens.train import TrainScreen
+from tui.widgets.nav import PLACES
+
+REAP_INTERVAL_S = 1.0
+
+
+class EcellmApp(App[None]):
+    """Fine-tune e-commerce models and watch the jobs."""
+
+    TITLE = "ecellm"
+    CSS_PATH = "app.tcss"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]
+    MODES = {"home": HomeScreen, "train": TrainScreen}
+    DEFAULT_MODE = "home"
+    COMMANDS: ClassVar[set[Any]] = App.COMMANDS | {KeyCommands}
+    BINDINGS = [
+        Binding("f1", "help", "Help", id="app.help"),
+        # The line at the top shows these already.
+        *(
+            Binding(
+                place.key, f"go('{place.mode}')", place.title, False, id=f"app.{place.mode}"
+            )
+            for place in PLACES
+        ),
+        Binding("ctrl+q", "quit", "Quit", priority=True, id="app.quit"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.children_started: list[subprocess.Popen[bytes]] = []
+        self._saved = settings.Settings()
+
+    def on_mount(self) -> None:
+        """Take up the saved theme and look after the processes that were started."""
+        try:
+            self._saved = settings.load()
+        except EcellmError as error:
+            self.complain(str(error))
+        if self._saved.theme in self.available_themes:
+            self.theme = self._saved.theme
+        self.theme_changed_signal.subscribe(self, lambda theme: self._theme_chosen(theme.name))
+        self.set_interval(REAP_INTERVAL_S, self._reap)
+
+    def complain(self, sentence: str) -> None:
+        """Show an error that belongs to no field."""
+        self.notify(sentence, severity="error", timeout=10, markup=False)
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy by the terminal's escape sequence and, on a Mac, with ``pbcopy``."""
+        super().copy_to_clipboard(text)
+        # Apple's Terminal ignores the escape sequence.
+        if program := shutil.which("pbcopy"):
+            self._pipe(program, text)
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The app's own commands; our bindings offer help and leaving already."""
+        for command in super().get_system_commands(screen):
+            if command.title not in ("Keys", "Quit"):
+                yield command
+
+    def action_go(self, mode: str) -> None:
+        """Go to a place, leaving whatever is open on top of it."""
+        # Nothing is awaited: a click on a screen that is left would wait for itself.
+        while len(self.screen_stack) > 1:
+            self.pop_screen()
+        self.switch_mode(mode)
+
+    def action_help(self) -> None:
+        """Explain the screen and its keys."""
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(self.screen))
+
+    async def action_quit(self) -> None:
+        """Leave; with live jobs, ask what is to become of them."""
+        if not isinstance(self.screen, QuitDialog):
+            self._find_live_runs()
+
+    @on(JobStarted)
+    def _job_started(self, event: JobStarted) -> None:
+        self.children_started.append(event.process)
+        self.push_screen(RunScreen(event.run))
+
+    @on(JobResumed)
+    def _job_resumed(self, event: JobResumed) -> None:
+        self.children_started.append(event.process)
+
+    @on(RunChosen)
+    def _run_chosen(self, event: RunChosen) -> None:
+        self.push_screen(RunScreen(RunDirectory(event.path)))
+
+    @on(LiveRunsRead)
+    def _live_runs_read(self, event: LiveRunsRead) -> None:
+        if isinstance(self.screen, QuitDialog):
+            return
+        if not event.runs:
+            self.exit()
+            return
+
+        def answered(answer: Answer | None) -> None:
+            if answer == "keep":
+                names = ", ".join(run.name for run in event.runs)
+                self.exit(message=f"still running: {names}; open ecellm again to watch")
+            elif answer == "stop":
+                self._stop_runs([run.path for run in event.runs])
+
+        self.push_screen(QuitDialog(event.runs), answered)
+
+    @on(StopsRequested)
+    def _stops_requested(self, event: StopsRequested) -> None:
+        if event.problems:
+            self.complain(" ".join(event.problems))
+        else:
+            self.exit(message="asked the running jobs to save a checkpoint and stop")
+
+    @work(thread=True, exclusive=True, group="quit")
+    def _find_live_runs(self) -> None:
+        try:
+            found = runs.live()
+        except OSError as error:
+            # Nothing can be asked of jobs that cannot be read.
+            self.call_from_thread(self.exit, message=f"the runs cannot be read: {error}")
+            return
+        self.post_message(LiveRunsRead(found))
+
+    @work(thread=True, group="quit")
+    def _stop_runs(self, paths: list[Path]) -> None:
+        problems = []
+        for path in paths:
+            run = RunDirectory(path)
+            try:
+                run.request(Control.STOP)
+            except JobError as error:
+                if run.status().state.live:
+                    problems.append(str(error))
+            except EcellmError as error:
+                problems.append(str(error))
+        self.post_message(StopsRequested(problems))
+
+    @work(thread=True, exclusive=True, group="settings")
+    def _save_settings(self, wanted: settings.Settings) -> None:
+        try:
+            settings.save(wanted)
+        except EcellmError as error:
+            self.call_from_thread(self.complain, str(error))
+
+    @work(thread=True, group="clipboard")
+    def _pipe(self, program: str, text: str) -> None:
+        subprocess.run([program], input=text.encode(), check=False)
+
+    def _theme_chosen(self, theme: str) -> None:
+        if theme != self._saved.theme:
+            self._saved = settings.Settings(theme=theme)
+            self._save_settings(self._saved)
+
+    def _reap(self) -> None:
+        # An ended child that nobody waits for keeps its pid, and with it the run's lock.
+        self.children_started = [c for c in self.children_started if c.poll() is None]
+
+
+def main() -> None:
+    """Open the app.
+
+    Raises:
+        UsageError: there is no terminal to draw on.
+    """
+    # Textual reads keys from stdin and draws on stderr.
+    if not all(stream and stream.isatty() for stream in (sys.__stdin__, sys.__stderr__)):
+        raise UsageError(
+            "the ecellm screen needs a terminal",
+            got="a pipe or a file",
+            cure="run a command instead; `ecellm --help` lists them",
+        )
+    EcellmApp().run()

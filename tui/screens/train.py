@@ -1,0 +1,268 @@
+"""Train: choose a model, data and a recipe, and start the job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Button, Footer, Static
+from textual.worker import get_current_worker
+
+from ecellm_mlx import jobs, workspace
+from ecellm_mlx.errors import EcellmError, RecipeError
+from ecellm_mlx.training import recipe
+from tui.messages import ChoicesRead, FormChecked, JobRefused, JobStarted
+from tui.order import TrainOrder
+from tui.widgets.choice import Choice
+from tui.widgets.nav import NavBar
+from tui.widgets.recipe_form import RecipeForm
+
+REFRESH_S = 3.0
+NO_MODEL = (
+    "No model is installed. Run `ecellm models import smollm2-135m` for a small one to try, "
+    "or `ecellm models pull phi-2`; it shows up here by itself."
+)
+DEFAULTS = ("the paper's settings", "")
+
+
+class TrainScreen(Screen[None]):
+    """The form of a training run, and the command that does the same."""
+
+    HELP = """
+    Train sets up a LoRA run. Choose a base model, a folder with train.jsonl and
+    val.jsonl, and a recipe; change single settings on the right or below.
+
+    The command that the form stands for is shown as you go: copy it to run the same
+    from a shell or a script. Everything is checked before the job starts, and the
+    job is a process of its own, which goes on when ecellm is closed.
+    """
+    BINDINGS = [
+        Binding("ctrl+r", "start", "Start run", id="train.start", tooltip="Start the job"),
+        Binding("ctrl+y", "copy", "Copy command", id="train.copy"),
+        Binding("ctrl+o", "reset", "Reset settings", id="train.reset"),
+    ]
+    AUTO_FOCUS = "#model Select"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._starting = False
+        self._recipe_problem = ""
+        self._loaded_recipe: str | None = ""
+
+    def compose(self) -> ComposeResult:
+        """What to train on, then how."""
+        yield NavBar("train")
+        with VerticalScroll(id="train-body", can_focus=False):
+            with Vertical(id="job", classes="pane") as pane:
+                pane.border_title = "Job"
+                pane.border_subtitle = "tab next · ^r start · ^y copy"
+                yield Choice(
+                    "Model",
+                    id="model",
+                    prompt="no model installed",
+                    other="a folder …",
+                    placeholder="folder with config.json and weights",
+                )
+                yield Choice(
+                    "Data",
+                    id="data",
+                    prompt="choose rows",
+                    other="a folder …",
+                    placeholder="folder with train.jsonl and val.jsonl",
+                )
+                yield Choice(
+                    "Recipe",
+                    id="recipe",
+                    prompt="choose a recipe",
+                    other="a TOML file …",
+                    placeholder="recipe.toml",
+                    options=[DEFAULTS, *((name, name) for name in recipe.names())],
+                    value="",
+                )
+                yield Static(id="command", markup=False)
+                with Horizontal(classes="buttons"):
+                    yield Button(
+                        "^r Start run",
+                        id="start",
+                        variant="primary",
+                        action="screen.start",
+                        compact=True,
+                    )
+                    yield Button("^y Copy command", action="screen.copy", compact=True)
+                yield Static(id="refusal", classes="problem", markup=False)
+            with Vertical(id="settings", classes="pane") as pane:
+                pane.border_title = "Settings"
+                pane.border_subtitle = "↑↓ move · space next word · ^o reset"
+                yield RecipeForm()
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        """Look for models and data, now and then again."""
+        self.set_interval(REFRESH_S, self._refresh_choices)
+        self._form_changed()
+
+    def on_screen_resume(self) -> None:
+        """Something may have been installed meanwhile."""
+        self._read_choices()
+
+    @property
+    def order(self) -> TrainOrder:
+        """What the form says now."""
+        return TrainOrder(
+            model=self.query_one("#model", Choice).value or "",
+            data=self.query_one("#data", Choice).value or "",
+            recipe=self.query_one("#recipe", Choice).value or "",
+            overrides=self.query_one(RecipeForm).overrides,
+        )
+
+    def action_start(self) -> None:
+        """Check everything, then start the job."""
+        if self._starting:
+            return
+        self._refuse("")
+        self._set_starting(True)
+        self._start(self.order)
+
+    def action_copy(self) -> None:
+        """Copy the command line."""
+        self.app.copy_to_clipboard(self.order.command())
+        self.notify("The command was copied.")
+
+    def action_reset(self) -> None:
+        """Drop all changes to the recipe."""
+        self.query_one(RecipeForm).reset()
+
+    @on(Choice.Changed)
+    @on(RecipeForm.Changed)
+    def _form_changed(self) -> None:
+        order = self.order
+        self._load_recipe(order.recipe)
+        order = self.order
+        self.query_one("#command", Static).update(order.command())
+        self._refuse("")
+        self._check(order)
+
+    @on(ChoicesRead)
+    def _choices_read(self, event: ChoicesRead) -> None:
+        self.query_one("#model", Choice).offer(event.models)
+        self.query_one("#data", Choice).offer(event.datasets)
+        self._check(self.order)
+
+    @on(FormChecked)
+    def _form_checked(self, event: FormChecked) -> None:
+        for field in ("model", "data", "recipe"):
+            self.query_one(f"#{field}", Choice).complain(event.problems.get(field, ""))
+        self.query_one(RecipeForm).complain(event.problems.get("settings", ""))
+
+    @on(JobRefused)
+    def _job_refused(self, event: JobRefused) -> None:
+        self._set_starting(False)
+        self._refuse(event.sentence)
+
+    @on(JobStarted)
+    def _job_started(self) -> None:
+        # The app takes the message from here and opens the run.
+        self._set_starting(False)
+
+    def _load_recipe(self, name: str) -> None:
+        """Show the values of the chosen recipe once it is another one."""
+        if name == self._loaded_recipe:
+            return
+        self._loaded_recipe = name
+        try:
+            values = recipe.read(name or None).to_dict()
+        except RecipeError:
+            # The check that follows says why, beside the field.
+            return
+        self.query_one(RecipeForm).load(values)
+
+    def _set_starting(self, starting: bool) -> None:
+        self._starting = starting
+        button = self.query_one("#start", Button)
+        button.disabled = starting
+        button.label = "checking …" if starting else "^r Start run"
+
+    def _refuse(self, sentence: str) -> None:
+        self.query_one("#refusal", Static).update(sentence)
+        self.query_one("#job").set_class(bool(sentence), "-refused")
+
+    def _refresh_choices(self) -> None:
+        if self.is_current:
+            self._read_choices()
+
+    @work(thread=True, exclusive=True, group="choices")
+    def _read_choices(self) -> None:
+        from ecellm_mlx import sample
+        from ecellm_mlx.models import registry
+
+        here = workspace.current()
+        models = [
+            (f"{model.name}  ({model.problem or f'{model.size_gb:.1f} GB'})", model.name)
+            for model in registry.installed(here)
+        ]
+        datasets = [("sample rows that come with ecellm", str(sample.folder()))]
+        for file in sorted(here.datasets.glob("*/train.jsonl")):
+            datasets.append((file.parent.name, str(file.parent)))
+        if not get_current_worker().is_cancelled:
+            self.post_message(ChoicesRead(models, datasets))
+
+    @work(thread=True, exclusive=True, group="check")
+    def _check(self, order: TrainOrder) -> None:
+        problems = _problems(order)
+        if not get_current_worker().is_cancelled:
+            self.post_message(FormChecked(problems))
+
+    @work(thread=True, group="start")
+    def _start(self, order: TrainOrder) -> None:
+        from ecellm_mlx.training import launch
+
+        try:
+            run = launch.launch(
+                order.model, order.data, order.recipe or None, list(order.overrides)
+            )
+            process = jobs.start(run)
+        except EcellmError as error:
+            self.post_message(JobRefused(str(error)))
+        except OSError as error:
+            self.post_message(JobRefused(f"The job's process cannot be started: {error}."))
+        else:
+            self.post_message(JobStarted(run, process))
+
+
+def _problems(order: TrainOrder) -> dict[str, str]:
+    """What is wrong, by field; slow checks are left to the start."""
+    from ecellm_mlx.data import rows
+    from ecellm_mlx.models import registry
+
+    problems: dict[str, str] = {}
+    installed = {model.name: model for model in registry.installed(workspace.current())}
+    try:
+        if order.model in installed and (problem := installed[order.model].problem):
+            problems["model"] = f"{order.model} cannot be used: {problem}."
+        elif order.model:
+            registry.resolve(order.model)
+        else:
+            problems["model"] = "Choose a model." if installed else NO_MODEL
+    except EcellmError as error:
+        problems["model"] = str(error)
+    try:
+        if order.data:
+            rows.dataset(Path(order.data))
+        else:
+            problems["data"] = "Choose a folder that holds train.jsonl."
+    except EcellmError as error:
+        problems["data"] = str(error)
+    try:
+        recipe.read(order.recipe or None)
+    except RecipeError as error:
+        problems["recipe"] = str(error)
+    else:
+        try:
+            recipe.read(order.recipe or None, order.overrides)
+        except RecipeError as error:
+            problems["settings"] = str(error)
+    return problems

@@ -1,0 +1,1 @@
+"""Small widgets. They draw what they are given and know nothing of runs or files."""

@@ -1,0 +1,111 @@
+"""A list to choose from, with room for a path that is not in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Input, Label, Select, Static
+
+OTHER = "\0other"
+
+
+class Choice(Vertical):
+    """A labelled ``Select``; its last entry opens an ``Input``. A problem shows below."""
+
+    @dataclass
+    class Changed(Message):
+        """The value is another one now."""
+
+        choice: Choice
+
+        @property
+        def control(self) -> Choice:
+            """The sender, for ``@on`` selectors."""
+            return self.choice
+
+    def __init__(
+        self,
+        label: str,
+        *,
+        id: str,
+        prompt: str,
+        other: str,
+        placeholder: str,
+        options: list[tuple[str, str]] | None = None,
+        value: str | None = None,
+    ) -> None:
+        super().__init__(id=id)
+        self._label, self._prompt = label, prompt
+        self._other, self._placeholder = other, placeholder
+        self._options = options or []
+        self._start = value
+
+    def compose(self) -> ComposeResult:
+        """Label and list, the path, the problem."""
+        with Horizontal(classes="choice-row"):
+            yield Label(self._label, classes="choice-label")
+            yield Select(
+                self._entries(),
+                prompt=self._prompt,
+                value=Select.NULL if self._start is None else self._start,
+                allow_blank=self._start is None,
+                compact=True,
+            )
+        yield Input(placeholder=self._placeholder, compact=True, classes="choice-path")
+        yield Static(classes="problem", markup=False)
+
+    @property
+    def value(self) -> str | None:
+        """The chosen value or the typed path; None while nothing is chosen."""
+        chosen = self.query_one(Select).value
+        if chosen == OTHER:
+            text = self.query_one(Input).value.strip()
+            # A shell would expand this, but not once the path is quoted.
+            return str(Path(text).expanduser()) if text.startswith("~/") else text
+        return chosen if isinstance(chosen, str) else None
+
+    def offer(self, options: list[tuple[str, str]]) -> None:
+        """Replace the options; what is chosen stays, or else the first is taken."""
+        if options == self._options:
+            return
+        select = self.query_one(Select)
+        chosen = select.value
+        self._options = options
+        with self.prevent(Select.Changed):
+            select.set_options(self._entries())
+            values = [value for _, value in options]
+            if chosen == OTHER or chosen in values:
+                select.value = chosen
+            elif values:
+                select.value = values[0]
+        self.post_message(self.Changed(self))
+
+    def complain(self, problem: str) -> None:
+        """Show ``problem`` below the list; an empty one clears it."""
+        self.query_one(".problem", Static).update(problem)
+        self.set_class(bool(problem), "-invalid")
+
+    @on(Select.Changed)
+    def _select_changed(self, event: Select.Changed) -> None:
+        event.stop()
+        other = event.value == OTHER
+        self.set_class(other, "-other")
+        if other and self.query_one(Select).has_focus_within:
+            self.query_one(Input).focus()
+        self.post_message(self.Changed(self))
+
+    @on(Input.Changed)
+    def _path_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        self.post_message(self.Changed(self))
+
+    def _entries(self) -> list[tuple[Content, str]]:
+        # Content, because a path may hold square brackets, which markup would eat.
+        entries = [(Content(label), value) for label, value in self._options]
+        return [*entries, (Content.styled(self._other, "italic"), OTHER)]
