@@ -19,7 +19,11 @@ import pytest
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from ecellm_mlx import sample
+# Before any test module imports mlx by itself: a fast BLAS must come first.
+from ecellm_mlx import (
+    backend,  # noqa: F401
+    sample,
+)
 from ecellm_mlx.data import rows
 from ecellm_mlx.models import wheel
 
@@ -77,7 +81,10 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> dict
     }
     phi = {**common, "num_key_value_heads": 4, "partial_rotary_factor": 0.5}
     made = {
-        "llama": (LlamaForCausalLM, LlamaConfig(**common, tie_word_embeddings=True, rope_theta=50_000.0)),
+        "llama": (
+            LlamaForCausalLM,
+            LlamaConfig(**common, tie_word_embeddings=True, rope_theta=50_000.0),
+        ),
         "mistral": (
             MistralForCausalLM,
             MistralConfig(**common, tie_word_embeddings=False, sliding_window=None),

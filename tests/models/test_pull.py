@@ -224,10 +224,9 @@ def test_a_pull_that_its_caller_stops_can_go_on(hub: FakeHub, space: Workspace) 
 def test_a_killed_pull_can_go_on(hub: FakeHub, space: Workspace) -> None:
     hub.stall = {WEIGHTS}
     code = f"from ecellm_mlx.models.hub import pull; pull({REPO!r})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=os.environ | {"ECELLM_HOME": str(space.home), "HF_HOME": str(space.home)},
-    )
+    home = str(space.home)
+    settings = {"ECELLM_HOME": home, "HF_HOME": home, "HF_HUB_OFFLINE": "0"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | settings)
     part = space.models / f"{NAME}.partial" / f"{WEIGHTS}.part"
     try:
         assert hub.stalled.wait(30)
