@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ecellm_mlx import events, runtime
-from ecellm_mlx.backend import RUNTIME, mx, nn, optim, scalar, tree_flatten, tree_map
+from ecellm_mlx.backend import RUNTIME, tree_flatten
 from ecellm_mlx.data import batches as plans
 from ecellm_mlx.data import encoding, rows
-from ecellm_mlx.errors import DataError, JobError
+from ecellm_mlx.errors import JobError
 from ecellm_mlx.jobs import Control, JobContext
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import checkpoint, loss, schedule
+from ecellm_mlx.training import checkpoint, dataset, loss
 from ecellm_mlx.training.recipe import Recipe, from_values
+from ecellm_mlx.training.recompute import recompute_blocks
+from ecellm_mlx.training.step import OptimizerStep
 
 MAX_SKIPPED_IN_A_ROW = 5
 RUN_STOPPED, RUN_FINISHED = "stopped", "finished"
@@ -49,24 +49,20 @@ class Trainer:
         self._check_fingerprints()
         self.model = self.base.model
         loss.check_trainable(self.model)
-        self.train_set = self._encode(context.config["train"], "training")
-        val = context.config.get("val")
-        self.val_batches = self._validation_batches(val) if val else []
+        self.pad_id = dataset.pad_id(self.base)
+        self.train_set = self._encode("train", "training")
+        self.val_batches: list[plans.Batch] = []
+        if context.config.get("val"):
+            self.val_batches = dataset.validation_batches(
+                self._encode("val", "validation"), self.recipe.micro_batch_size, self.pad_id
+            )
         self.spec = self._attach()
-        self.optimizer = optim.AdamW(
-            learning_rate=self.recipe.learning_rate,
-            betas=[0.9, 0.999],
-            eps=1e-8,
-            weight_decay=self.recipe.weight_decay,
-            bias_correction=True,
-        )
-        self.optimizer.init(self.model.trainable_parameters())
-        self.loss_and_grad = nn.value_and_grad(self.model, loss.negative_log_likelihood)
         self.lengths = self.train_set.lengths
         self.steps_per_epoch = math.ceil(len(self.lengths) / self.recipe.batch_size)
         self.total_steps = self.recipe.max_steps or max(
             1, math.ceil(self.steps_per_epoch * self.recipe.epochs)
         )
+        self.take_step = OptimizerStep(self.model, self.recipe, self.total_steps)
         self.eval_every = self.recipe.eval_every or self.steps_per_epoch
         self.save_every = self.recipe.save_every or self.steps_per_epoch
 
@@ -82,8 +78,7 @@ class Trainer:
             if self._obey() is Control.STOP:
                 self._save_checkpoint()
                 return RUN_STOPPED, self._results()
-            started = time.perf_counter()
-            taken = self._step(micro_batches, started)
+            taken = self._step(micro_batches)
             skipped_in_a_row = 0 if taken else skipped_in_a_row + 1
             if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
                 raise JobError(
@@ -123,62 +118,40 @@ class Trainer:
                     return
                 yield micro_batches
 
-    def _step(self, micro_batches: list[list[int]], started: float) -> bool:
+    def _step(self, micro_batches: list[list[int]]) -> bool:
         """One optimizer step; False if it was skipped for a non-finite value."""
-        self.model.train()
+        started = time.perf_counter()
         batches = [
-            plans.collate(self.train_set.kept, part, self._pad_id) for part in micro_batches
+            plans.collate(self.train_set.kept, part, self.pad_id) for part in micro_batches
         ]
-        supervised = sum(batch.supervised for batch in batches)
-        total = mx.array(0.0)
-        gradients: Any = None
-        for index, batch in enumerate(batches):
-            mx.random.seed(_fold(self.recipe.seed, self.state.step, index))
-            value, gradient = self.loss_and_grad(self.model, batch)
-            weight = 1 / (
-                supervised
-                if self.recipe.loss_weighting == "token"
-                else batch.supervised * len(batches)
-            )
-            total = total + value * weight
-            gradient = tree_map(lambda g, w=weight: g * w, gradient)
-            gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            mx.eval(total, gradients)
-        clip = self.recipe.clip_norm or math.inf
-        gradients, norm = optim.clip_grad_norm(gradients, clip)
-        rate = self.recipe.learning_rate * schedule.factor(
-            self.recipe.schedule, self.state.step, self.total_steps, self.recipe.warmup_ratio
-        )
-        step_loss, grad_norm = scalar(total), scalar(norm)
-        finite = math.isfinite(step_loss) and math.isfinite(grad_norm)
-        if finite:
-            self.optimizer.learning_rate = rate
-            self.optimizer.update(self.model, gradients)
-            mx.eval(self.model.trainable_parameters(), self.optimizer.state)
-        else:
-            self.state.skipped_steps += 1
-            ids = [self.train_set.kept_ids[i] for part in micro_batches for i in part]
-            self._warn(
-                f"step {self.state.step + 1} skipped: loss {step_loss}, gradient norm "
-                f"{grad_norm}; rows {', '.join(ids[:8])}{' …' if len(ids) > 8 else ''}"
-            )
+        result = self.take_step(self.state.step, batches)
         seconds = time.perf_counter() - started
+        supervised = sum(batch.supervised for batch in batches)
         self.state.step += 1
         self.state.supervised_tokens += supervised
-        self.state.last_loss = step_loss if finite else self.state.last_loss
+        if result.finite:
+            self.state.last_loss = result.loss
+        else:
+            self.state.skipped_steps += 1
+            at_fault = result.culprits or range(len(micro_batches))
+            ids = [self.train_set.kept_ids[i] for part in at_fault for i in micro_batches[part]]
+            self._warn(
+                f"step {self.state.step} skipped: loss {result.loss}, gradient norm "
+                f"{result.grad_norm}; rows {dataset.shown(ids)}"
+            )
         self.context.emit(
             events.TrainMetrics(
                 step=self.state.step,
-                loss=step_loss,
-                learning_rate=rate,
-                grad_norm=grad_norm,
+                loss=result.loss,
+                learning_rate=result.learning_rate,
+                grad_norm=result.grad_norm,
                 supervised_tokens=supervised,
                 tokens_per_second=sum(batch.real_tokens for batch in batches) / seconds,
                 rows_per_second=sum(map(len, micro_batches)) / seconds,
                 peak_memory_gb=runtime.peak_memory_gb(),
             )
         )
-        return finite
+        return result.finite
 
     def _validate(self) -> None:
         if not self.val_batches:
@@ -202,7 +175,7 @@ class Trainer:
         path = checkpoint.save(
             self.context.run.path / "checkpoints",
             self.state,
-            self.optimizer,
+            self.take_step.optimizer,
             self._write_adapter,
             self.recipe.keep_checkpoints,
         )
@@ -224,7 +197,7 @@ class Trainer:
         path = checkpoint.newest_valid(self.context.run.path / "checkpoints", self._warn)
         if path is None:
             return None
-        self.state = checkpoint.restore(path, self.model, self.optimizer)
+        self.state = checkpoint.restore(path, self.model, self.take_step.optimizer)
         return self.state.step
 
     def _attach(self) -> lora.LoraSpec:
@@ -237,7 +210,7 @@ class Trainer:
         )
         lora.attach(self.model, spec, seed=self.recipe.seed)
         if self.recipe.grad_checkpoint:
-            _recompute_activations(self.model)
+            recompute_blocks(self.model)
         return spec
 
     def _write_adapter(self, folder: Path) -> None:
@@ -264,42 +237,9 @@ class Trainer:
             },
         )
 
-    def _encode(self, path: str, purpose: str) -> encoding.EncodedSet:
-        encoded = encoding.encode_rows(
-            rows.load(Path(path)),
-            self.base.tokenizer,
-            self.base.frame,
-            self.recipe.max_seq_length,
-        )
-        if encoded.dropped_ids:
-            self._warn(
-                f"{len(encoded.dropped_ids)} of the {purpose} rows lose their whole answer to "
-                f"max_seq_length={self.recipe.max_seq_length} and are left out: "
-                + ", ".join(encoded.dropped_ids[:5])
-                + (" …" if len(encoded.dropped_ids) > 5 else "")
-            )
-        if not encoded.kept:
-            raise DataError(
-                f"{path} has no row with a supervised token left",
-                cure="raise max_seq_length, or check the rows with `ecellm data check`",
-            )
-        return encoded
-
-    def _validation_batches(self, path: str) -> list[plans.Batch]:
-        """Batches by length; their order never draws from the training seed."""
-        encoded = self._encode(path, "validation")
-        order = np.argsort(encoded.lengths, kind="stable").tolist()
-        size = self.recipe.micro_batch_size
-        return [
-            plans.collate(encoded.kept, order[i : i + size], self._pad_id)
-            for i in range(0, len(order), size)
-        ]
-
-    @property
-    def _pad_id(self) -> int:
-        """Any id does: padding stands to the right and is never a target."""
-        pad = self.base.tokenizer.pad_token_id
-        return 0 if pad is None else int(pad)
+    def _encode(self, split: str, purpose: str) -> encoding.EncodedSet:
+        path = Path(self.context.config[split])
+        return dataset.encode(path, purpose, self.base, self.recipe.max_seq_length, self._warn)
 
     def _check_fingerprints(self) -> None:
         config, known = self.context.config, self.context.job.fingerprints
@@ -335,26 +275,3 @@ class Trainer:
 
     def _warn(self, message: str) -> None:
         self.context.emit(events.Warned(message=message))
-
-
-def _fold(*numbers: int) -> int:
-    """One 64-bit seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _recompute_activations(model: nn.Module) -> None:
-    """Trade time for memory: each block keeps its input only and runs again backwards."""
-    for block in model.layers:
-        kind = type(block)
-
-        def call(
-            self: nn.Module, *args: Any, _forward: Any = kind.__call__, **named: Any
-        ) -> mx.array:
-            def forward(parameters: Any, *inner: Any, **inner_named: Any) -> mx.array:
-                self.update(parameters)
-                return _forward(self, *inner, **inner_named)
-
-            return mx.checkpoint(forward)(self.trainable_parameters(), *args, **named)
-
-        # A subclass for this model alone: other models of the kind stay as they are.
-        block.__class__ = type(f"Checkpointed{kind.__name__}", (kind,), {"__call__": call})

@@ -1,0 +1,73 @@
+"""Rows of a run as tokens: what is trained on, and the fixed batches of validation.
+
+Says what the cutoff costs and refuses a set that has nothing to learn. Knows nothing
+of epochs or optimizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ecellm_mlx.data import batches, encoding, rows
+from ecellm_mlx.errors import DataError
+from ecellm_mlx.models.loading import LoadedModel
+
+SHOWN_IDS = 5
+
+
+def encode(
+    path: Path,
+    purpose: str,
+    base: LoadedModel,
+    max_seq_length: int,
+    warn: Callable[[str], None],
+) -> encoding.EncodedSet:
+    """Read and encode a file of rows.
+
+    Args:
+        path: the file.
+        purpose: ``training`` or ``validation``, for messages.
+        base: whose tokenizer and frame are used.
+        max_seq_length: the cutoff in tokens.
+        warn: hears how many rows lost their whole answer to the cutoff.
+
+    Raises:
+        DataError: the file is wrong, or no row has a supervised token left.
+    """
+    encoded = encoding.encode_rows(rows.load(path), base.tokenizer, base.frame, max_seq_length)
+    if encoded.dropped_ids:
+        warn(
+            f"{len(encoded.dropped_ids)} of the {purpose} rows lose their whole answer to "
+            f"max_seq_length={max_seq_length} and are left out: {shown(encoded.dropped_ids)}"
+        )
+    if not encoded.kept:
+        raise DataError(
+            f"{path} has no row with a supervised token left",
+            cure="raise max_seq_length, or check the rows with `ecellm data check`",
+        )
+    return encoded
+
+
+def validation_batches(
+    encoded: encoding.EncodedSet, size: int, pad_id: int
+) -> list[batches.Batch]:
+    """Batches of ``size`` rows by length; their order never draws from the training seed."""
+    order = np.argsort(encoded.lengths, kind="stable").tolist()
+    return [
+        batches.collate(encoded.kept, order[i : i + size], pad_id)
+        for i in range(0, len(order), size)
+    ]
+
+
+def pad_id(base: LoadedModel) -> int:
+    """Any id does: padding stands to the right and is never a target."""
+    pad = base.tokenizer.pad_token_id
+    return 0 if pad is None else int(pad)
+
+
+def shown(ids: list[str]) -> str:
+    """The first few of ``ids``."""
+    return ", ".join(ids[:SHOWN_IDS]) + (" …" if len(ids) > SHOWN_IDS else "")

@@ -1,0 +1,29 @@
+"""Gradient checkpointing: trade time for memory.
+
+Each block keeps its input only and runs again on the way back. The output head is
+not a block: its logits exist at supervised positions alone, with or without this.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ecellm_mlx.backend import mx, nn
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Make every block of ``model`` forget its activations; other models stay as they are."""
+    for block in model.layers:
+        kind = type(block)
+
+        def call(
+            self: nn.Module, *args: Any, _forward: Any = kind.__call__, **named: Any
+        ) -> mx.array:
+            def forward(parameters: Any, *inner: Any, **inner_named: Any) -> mx.array:
+                self.update(parameters)
+                return _forward(self, *inner, **inner_named)
+
+            return mx.checkpoint(forward)(self.trainable_parameters(), *args, **named)
+
+        # A subclass for this model alone: others of its kind are not touched.
+        block.__class__ = type(f"Checkpointed{kind.__name__}", (kind,), {"__call__": call})
