@@ -40,7 +40,7 @@ def test_loads_nothing_heavy(code: str) -> None:
     "verb",
     [
         ("demo",), ("doctor",), ("locate",), ("train",), ("resume",), ("runs",), ("stop",),
-        ("watch",), ("eval",), ("score",), ("models", "list"), ("models", "pull"),
+        ("watch",), ("eval",), ("score",), ("compare",), ("models", "list"), ("models", "pull"),
         ("models", "import"), ("models", "show"), ("data", "check"), ("data", "show"),
         ("catalog", "run"), ("adapters", "inspect"), ("adapters", "to-peft"),
         ("adapters", "from-peft"), ("adapters", "verify"),

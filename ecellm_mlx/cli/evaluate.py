@@ -1,20 +1,32 @@
-"""Verbs that answer: eval, score, generate."""
+"""Verbs that judge answers: eval, score, compare."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ecellm_mlx.cli import options
 from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate, number
 
+if TYPE_CHECKING:
+    from ecellm_mlx.evaluation.metrics import TextScorer
+
+Labels = Annotated[Path, typer.Option(help="The file of rows that were predicted.")]
+BertScore = Annotated[
+    Path | None, typer.Option(help="Folder of roberta-large, for BERTScore of answers.")
+]
+BertScoreLayer = Annotated[
+    int | None, typer.Option(help="Layer of another model than roberta-large.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the root command."""
     app.command("eval")(evaluate)
     app.command()(score)
+    app.command()(compare)
 
 
 def evaluate(
@@ -65,8 +77,16 @@ def evaluate(
 
 
 def score(
-    predictions: Annotated[Path, typer.Option(help="JSONL of {id, prediction}.")],
-    labels: Annotated[Path, typer.Option(help="The file of rows that were predicted.")],
+    predictions: Annotated[
+        Path, typer.Option(help="JSONL of {id, prediction}, or a finished evaluation.")
+    ],
+    labels: Labels,
+    details: Annotated[
+        bool,
+        typer.Option("--details", help="Add intervals, confusions, attributes and worst rows."),
+    ] = False,
+    bertscore: BertScore = None,
+    bertscore_layer: BertScoreLayer = None,
     json: options.Json = False,
 ) -> None:
     """Metrics of existing predictions, in any order.
@@ -74,15 +94,99 @@ def score(
     Example: ecellm score --predictions predictions.jsonl --labels test.jsonl --json
     """
     from ecellm_mlx.data import rows as rows_module
+    from ecellm_mlx.evaluation import details as details_module
+    from ecellm_mlx.evaluation import predictions as predictions_module
     from ecellm_mlx.evaluation.metrics import score_by_task
-    from ecellm_mlx.evaluation.predictions import read_predictions
 
     rows = rows_module.load(labels)
-    scores = score_by_task(rows, read_predictions(predictions, rows))
+    found = predictions_module.read(predictions)
+    predictions_module.require_all(found, rows)
+    scorer = _text_scorer(bertscore, bertscore_layer)
+    scores = score_by_task(rows, found.answers, text_scorer=scorer)
+    if details:
+        more = details_module.details(
+            rows, found.answers, probabilities=found.probabilities, text_scorer=scorer
+        )
+        for task, by_setting in more.items():
+            for setting, entry in by_setting.items():
+                scores[task][setting] |= entry
     if json:
         emit_json(scores)
+        return
+    _show_scores("", scores)
+    for task, by_setting in scores.items():
+        for setting, result in by_setting.items():
+            if "not_computed" in result:
+                narrate(f"{task} {setting}: {result['not_computed']}")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Predictions, or a run.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Others of the same rows.")],
+    labels: Labels,
+    bertscore: BertScore = None,
+    bertscore_layer: BertScoreLayer = None,
+    json: options.Json = False,
+) -> None:
+    """Whether two sets of predictions of the same rows really differ.
+
+    Example: ecellm compare base-run adapter-run --labels test.jsonl
+    """
+    from ecellm_mlx.data import rows as rows_module
+    from ecellm_mlx.evaluation.compare import compare_by_task
+    from ecellm_mlx.evaluation.predictions import read_pair
+
+    rows = rows_module.load(labels)
+    a, b = read_pair(first, second, rows)
+    found = compare_by_task(
+        rows, a.answers, b.answers, text_scorer=_text_scorer(bertscore, bertscore_layer)
+    )
+    if json:
+        emit_json(found)
     else:
-        _show_scores("", scores)
+        _show_comparison(found)
+
+
+def _text_scorer(folder: Path | None, layer: int | None) -> TextScorer | None:
+    if folder is None:
+        return None
+    from ecellm_mlx.evaluation.bertscore import BertScorer
+
+    return BertScorer(folder, layer=layer)
+
+
+def _show_comparison(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+    from ecellm_mlx.data.tasks import TASKS
+
+    table = []
+    for task, by_setting in found.items():
+        for setting, result in by_setting.items():
+            for mode in ("official", "strict"):
+                values = result[mode]
+                cells = (
+                    [
+                        number(values["a"]),
+                        number(values["b"]),
+                        f"{values['difference']:+.3f}",
+                        f"[{values['low']:+.3f}, {values['high']:+.3f}]",
+                        f"{values['p']:.3f}",
+                    ]
+                    if values
+                    else ["not computed", "", "", "", ""]
+                )
+                exact = result.get("mcnemar") if mode == "strict" else None
+                table.append(
+                    [
+                        TASKS[task].short,
+                        setting,
+                        str(result["n"]),
+                        f"{TASKS[task].metric_label}, {mode}",
+                        *cells,
+                        f"{exact['p']:.3f}" if exact else "",
+                    ]
+                )
+    columns = ["task", "setting", "n", "metric", "A", "B", "B − A", "95%", "p", "McNemar p"]
+    emit_table("", columns, table)
 
 
 def _show_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:

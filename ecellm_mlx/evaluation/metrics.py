@@ -20,10 +20,13 @@ With no invalid answers the first two are equal to the official ones.
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.schema import EXTRACTED, is_extraction
@@ -35,6 +38,12 @@ Values = dict[str, float | None]
 GAINS = {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0}
 EPSILON = 1e-6  # the published evaluator's, in NDCG and extraction
 EPSILON_RATES = 1e-8  # the same, in specificity and negative predictive rate
+
+# Scores (answers, references): precision, recall and F1 of each answer, (n, 3).
+TextScorer = Callable[[list[str], list[str]], NDArray[np.float64]]
+TEXT_METRICS = ("bertscore_precision", "bertscore_recall", "bertscore_f1", "bleurt")
+NO_BERTSCORE = "BERTScore is not computed: it needs a model of its own, which --bertscore names"
+NO_BLEURT = "BLEURT is not computed: its PyTorch port does not load with transformers 5"
 
 
 def parse_answer(task: Task | str, text: str) -> Any:
@@ -65,13 +74,20 @@ def parse_answer(task: Task | str, text: str) -> Any:
     return stripped or None
 
 
-def score(task: Task | str, predictions: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+def score(
+    task: Task | str,
+    predictions: Sequence[str],
+    rows: Sequence[Row],
+    *,
+    text_scorer: TextScorer | None = None,
+) -> dict[str, Any]:
     """Score the answers to rows of one task.
 
     Args:
         task: the task, or its name.
         predictions: answers as text, one for each row.
         rows: the rows, all of ``task`` and, for the published figures, of one setting.
+        text_scorer: BERTScore for the text task; without it, it is not computed.
 
     Returns:
         ``{"official": {…}, "strict": {…}, "n": rows, "invalid": count}``, and
@@ -84,7 +100,7 @@ def score(task: Task | str, predictions: Sequence[str], rows: Sequence[Row]) -> 
     if len(predictions) != len(rows):
         raise ValueError(f"{len(predictions)} predictions for {len(rows)} rows")
     scorer = _SCORERS[task.kind]
-    official, strict, invalid, reason = scorer(task, predictions, rows)
+    official, strict, invalid, reason = scorer(task, predictions, rows, text_scorer)
     result = {"official": official, "strict": strict, "n": len(rows), "invalid": invalid}
     if None in official.values() or None in strict.values():
         result["not_computed"] = reason or _no_answers(len(rows))
@@ -92,7 +108,11 @@ def score(task: Task | str, predictions: Sequence[str], rows: Sequence[Row]) -> 
 
 
 def score_by_task(
-    rows: Sequence[Row], predictions_by_id: Mapping[str, str], *, partial: bool = False
+    rows: Sequence[Row],
+    predictions_by_id: Mapping[str, str],
+    *,
+    partial: bool = False,
+    text_scorer: TextScorer | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Scores by task and setting, in the order of ``rows``.
 
@@ -102,6 +122,7 @@ def score_by_task(
         rows: the labelled rows.
         predictions_by_id: answers by row id.
         partial: score what is there; otherwise a (task, setting) must be complete.
+        text_scorer: as for ``score``.
 
     Raises:
         DataError: a prediction belongs to no row, or rows lack one and ``partial`` is off.
@@ -130,14 +151,19 @@ def score_by_task(
                 cure="predict the missing rows, or score the rows that were predicted only",
             )
         answers = [predictions_by_id[row.id] for row in answered]
-        result.setdefault(name, {})[setting] = score(TASKS[name], answers, answered)
+        result.setdefault(name, {})[setting] = score(
+            TASKS[name], answers, answered, text_scorer=text_scorer
+        )
     return result
 
 
 Scored = tuple[Values, Values, int, str]  # official, strict, invalid, why a metric is None
 
 
-def _score_yes_no(task: Task, predictions: Sequence[str], rows: Sequence[Row]) -> Scored:
+def _score_yes_no(
+    task: Task, predictions: Sequence[str], rows: Sequence[Row], text_scorer: TextScorer | None
+) -> Scored:
+    del text_scorer
     labels = [row.output for row in rows]
     answers = [parse_answer(task, text) for text in predictions]
     wrong = {"yes": "no", "no": "yes"}
@@ -164,7 +190,10 @@ def _yes_no(labels: Sequence[str], answers: Sequence[str]) -> Values:
     }
 
 
-def _score_choice(task: Task, predictions: Sequence[str], rows: Sequence[Row]) -> Scored:
+def _score_choice(
+    task: Task, predictions: Sequence[str], rows: Sequence[Row], text_scorer: TextScorer | None
+) -> Scored:
+    del text_scorer
     labels = [row.output[0] for row in rows]
     answers = [parse_answer(task, text) for text in predictions]
     valid = [(label, answer) for label, answer in zip(labels, answers, strict=True) if answer]
@@ -197,25 +226,17 @@ def _multiclass(labels: Sequence[str], answers: Sequence[str], classes: Any) -> 
     }
 
 
-def _score_ranking(task: Task, predictions: Sequence[str], rows: Sequence[Row]) -> Scored:
-    del task
+def _score_ranking(
+    task: Task, predictions: Sequence[str], rows: Sequence[Row], text_scorer: TextScorer | None
+) -> Scored:
+    del task, text_scorer
     official, strict, invalid = 0.0, 0.0, 0
     unjudged = sum(row.labels is None for row in rows)
     for text, row in zip(predictions, rows, strict=True):
-        judged = row.labels or [""] * len(row.output.split(","))
-        judgment = {chr(ord("A") + n): label for n, label in enumerate(judged)}
-        parts = [part[:1] for part in text.strip().split(",")]
-        invalid += sum(part not in judgment for part in parts)
-        if unjudged:
-            continue
-        named = [GAINS[judgment[part]] for part in parts if part in judgment]
-        official += _dcg(named) / (_dcg(sorted(named, reverse=True)) + EPSILON)
-        ranked = [
-            GAINS[judgment[part]] if part in judgment and part not in parts[:rank] else 0.0
-            for rank, part in enumerate(parts)
-        ]
-        ideal = sorted((GAINS[label] for label in judged), reverse=True)
-        strict += _dcg(ranked) / (_dcg(ideal) + EPSILON)
+        scores = ranking_scores(text, row)
+        official += scores.official
+        strict += scores.strict
+        invalid += scores.invalid
     if unjudged or not rows:
         reason = (
             f"{unjudged} of {len(rows)} rows have no labels (E, S, C, I)" if unjudged else ""
@@ -224,35 +245,117 @@ def _score_ranking(task: Task, predictions: Sequence[str], rows: Sequence[Row]) 
     return {"NDCG": official / len(rows)}, {"NDCG": strict / len(rows)}, invalid, ""
 
 
+class RankingScores(NamedTuple):
+    """NDCG of one ranking, both ways, and how many of its parts are no option."""
+
+    official: float
+    strict: float
+    invalid: int
+
+
+def ranking_scores(text: str, row: Row) -> RankingScores:
+    """NDCG of one row; without ``labels`` only ``invalid`` has a meaning."""
+    judged = row.labels or ["I"] * len(row.output.split(","))
+    judgment = {chr(ord("A") + n): label for n, label in enumerate(judged)}
+    parts = [part[:1] for part in text.strip().split(",")]
+    named = [GAINS[judgment[part]] for part in parts if part in judgment]
+    ranked = [
+        GAINS[judgment[part]] if part in judgment and part not in parts[:rank] else 0.0
+        for rank, part in enumerate(parts)
+    ]
+    ideal = sorted((GAINS[label] for label in judged), reverse=True)
+    return RankingScores(
+        _dcg(named) / (_dcg(sorted(named, reverse=True)) + EPSILON),
+        _dcg(ranked) / (_dcg(ideal) + EPSILON),
+        sum(part not in judgment for part in parts),
+    )
+
+
 def _dcg(gains: Sequence[float]) -> float:
-    """Σ (2^gain − 1) / log2(rank + 2), ranks from 0."""
-    return sum((2**gain - 1) / math.log2(rank + 2) for rank, gain in enumerate(gains))
+    """Σ (2^gain − 1) / log2(rank + 2), ranks from 0.
+
+    With numpy's logarithm and a plain running sum, as published: the last digit
+    depends on both (``sum`` compensates for rounding since Python 3.12).
+    """
+    total = 0.0
+    for rank, gain in enumerate(gains):
+        total += float((2**gain - 1) / np.log2(rank + 2))
+    return total
 
 
-def _score_extraction(task: Task, predictions: Sequence[str], rows: Sequence[Row]) -> Scored:
-    invalid = labelled = official_hits = official_items = strict_hits = strict_items = 0
-    for text, row in zip(predictions, rows, strict=True):
-        answer = parse_answer(task, text)
-        invalid += answer is None
-        items = answer or []
-        labels = [
-            label for label in parse_answer(task, row.output) or [] if is_extraction(label)
-        ]
-        labelled += len(labels)
-        loose = row.setting.startswith("OOD")
-        official_hits += sum(_matches(item, label, loose) for label in labels for item in items)
-        official_items += sum(isinstance(item, dict) and "attribute" in item for item in items)
-        strict_hits += _pairs(items, labels, loose)
-        strict_items += len(items)
+def _score_extraction(
+    task: Task, predictions: Sequence[str], rows: Sequence[Row], text_scorer: TextScorer | None
+) -> Scored:
+    del task, text_scorer
+    counted = [
+        extraction_counts(text, row) for text, row in zip(predictions, rows, strict=True)
+    ]
+    labelled = sum(len(counts.labels) for counts in counted)
     return (
-        _extraction(official_hits, labelled, official_items),
-        _extraction(strict_hits, labelled, strict_items),
-        invalid,
+        extraction_values(
+            sum(c.official_hits for c in counted),
+            labelled,
+            sum(c.official_items for c in counted),
+        ),
+        extraction_values(
+            sum(c.strict_hits for c in counted), labelled, sum(len(c.items) for c in counted)
+        ),
+        sum(counts.invalid for counts in counted),
         "no row has a label that can be read" if rows and not labelled else "",
     )
 
 
-def _extraction(hits: int, labelled: int, predicted: int) -> Values:
+@dataclass(frozen=True)
+class ExtractionCounts:
+    """One extraction row: what was asked for, what was answered, what fits.
+
+    Attributes:
+        labels: the expected items.
+        items: the answered items, of whatever form.
+        official: (item, label) pairs that match, as published: an item that is there
+            twice hits twice.
+        official_items: answered items that have an attribute.
+        strict: (item, label) pairs, each item and each label in one pair at most.
+        invalid: whether the answer is no JSON.
+    """
+
+    labels: list[dict[str, Any]]
+    items: list[Any]
+    official: list[tuple[Any, dict[str, Any]]]
+    official_items: int
+    strict: list[tuple[Any, dict[str, Any]]]
+    invalid: bool
+
+    @property
+    def official_hits(self) -> int:
+        """How many pairs the published evaluator counts."""
+        return len(self.official)
+
+    @property
+    def strict_hits(self) -> int:
+        """How many labels were found."""
+        return len(self.strict)
+
+
+def extraction_counts(text: str, row: Row) -> ExtractionCounts:
+    """Match one answer with the labels of its row; loosely in settings with OOD."""
+    task = TASKS[row.task]
+    answer = parse_answer(task, text)
+    items = answer or []
+    labels = [label for label in parse_answer(task, row.output) or [] if is_extraction(label)]
+    loose = "OOD" in row.setting
+    return ExtractionCounts(
+        labels=labels,
+        items=items,
+        official=[(i, label) for label in labels for i in items if _matches(i, label, loose)],
+        official_items=sum(isinstance(i, dict) and "attribute" in i for i in items),
+        strict=_pairs(items, labels, loose),
+        invalid=answer is None,
+    )
+
+
+def extraction_values(hits: int, labelled: int, predicted: int) -> Values:
+    """Recall, precision and F1 of counts, with the published epsilons."""
     if not labelled:
         return dict.fromkeys(("recall", "precision", "f1"))
     recall = hits / labelled
@@ -279,34 +382,47 @@ def _contain(a: str, b: str) -> bool:
     return a in b or b in a
 
 
-def _pairs(items: Sequence[Any], labels: Sequence[Any], loose: bool) -> int:
-    """How many labels can be paired with an item of their own, exact matches first."""
+def _pairs(
+    items: Sequence[Any], labels: Sequence[dict[str, Any]], loose: bool
+) -> list[tuple[Any, dict[str, Any]]]:
+    """Labels paired with an item of their own each, exact matches first."""
     free = list(items)
-    hits = 0
     left = list(labels)
+    pairs = []
     for rule in (False, True) if loose else (False,):
         for label in list(left):
             match = next(
                 (n for n, item in enumerate(free) if _matches(item, label, rule)), None
             )
             if match is not None:
-                del free[match]
+                pairs.append((free.pop(match), label))
                 left.remove(label)
-                hits += 1
-    return hits
+    return pairs
 
 
-def _score_text(task: Task, predictions: Sequence[str], rows: Sequence[Row]) -> Scored:
+def _score_text(
+    task: Task, predictions: Sequence[str], rows: Sequence[Row], text_scorer: TextScorer | None
+) -> Scored:
     invalid = sum(parse_answer(task, text) is None for text in predictions)
-    reason = "BERTScore needs a model of its own, which this package does not ship"
-    return {task.metric: None}, {task.metric: None}, invalid, reason if rows else ""
+    values: Values = dict.fromkeys(TEXT_METRICS)
+    if not rows:
+        return values, dict(values), invalid, ""
+    if text_scorer is None:
+        return values, dict(values), invalid, f"{NO_BERTSCORE}; {NO_BLEURT}"
+    scores = text_scorer(list(predictions), [row.output for row in rows])  # (n, 3)
+    values.update(
+        zip(TEXT_METRICS[:3], (float(column.mean()) for column in scores.T), strict=True)
+    )
+    return values, dict(values), invalid, NO_BLEURT
 
 
 def _no_answers(rows: int) -> str:
     return f"none of {rows} answers is valid" if rows else "there are no rows"
 
 
-_SCORERS: dict[Kind, Callable[[Task, Sequence[str], Sequence[Row]], Scored]] = {
+_SCORERS: dict[
+    Kind, Callable[[Task, Sequence[str], Sequence[Row], TextScorer | None], Scored]
+] = {
     Kind.YES_NO: _score_yes_no,
     Kind.CHOICE: _score_choice,
     Kind.RANKING: _score_ranking,

@@ -16,7 +16,7 @@ from ecellm_mlx.data import rows
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.tasks import TASKS, find
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.evaluation.metrics import parse_answer, score, score_by_task
+from ecellm_mlx.evaluation.metrics import TEXT_METRICS, parse_answer, score, score_by_task
 from ecellm_mlx.sample import folder
 
 IND = "IND_Diverse_Instruction"
@@ -281,7 +281,7 @@ def test_extraction_where_nothing_can_be_read():
 
 def test_text_is_not_scored_here():
     result = score("AG", ["It does.", ""], labelled("AG", ["Yes.", "No."]))
-    assert result["official"] == result["strict"] == {"bertscore_f1": None}
+    assert result["official"] == result["strict"] == dict.fromkeys(TEXT_METRICS)
     assert (result["n"], result["invalid"]) == (2, 1)
     assert "BERTScore" in result["not_computed"]
 
