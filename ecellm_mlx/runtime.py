@@ -158,6 +158,16 @@ def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
     return mx.float32 if prepare().on_cpu else stored
 
 
+def pass_overhead_tokens() -> int:
+    """What a forward pass costs before its first token, in tokens of a wide pass.
+
+    A pass reads all weights, however few tokens it has. On the CPU backend arithmetic
+    catches up with that at some 30 tokens (SmolLM2-135M, 2 cores); a GPU has much more
+    arithmetic for its bandwidth.
+    """
+    return 32 if prepare().on_cpu else 256
+
+
 def total_memory_gb() -> float:
     """Memory that models can use: unified on a Mac, the GPU's or the host's elsewhere (GiB)."""
     import psutil

@@ -7,27 +7,24 @@ paper's sampling settings. Where both are asked for, the prompt is read once.
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
-from ecellm_mlx.backend import mx
-from ecellm_mlx.data import prompts
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Answer as AnswerForm
-from ecellm_mlx.data.tasks import Kind, Task
-from ecellm_mlx.data.tasks import find as find_task
-from ecellm_mlx.errors import DataError
-from ecellm_mlx.inference import choices, sampling
-from ecellm_mlx.inference.engine import Chooser, Engine, Prefilled, Prompt
-from ecellm_mlx.inference.grammar import Grammar, attribute_list_grammar
+from ecellm_mlx.data.tasks import Kind
+from ecellm_mlx.inference import choices, rankings, sampling
+from ecellm_mlx.inference.choices import Scoring
+from ecellm_mlx.inference.decoding import Decoder, Progress, Rule
+from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt
+from ecellm_mlx.inference.grammar import Grammar, Values, attribute_list_grammar
+from ecellm_mlx.inference.rankings import Items, Ranking
+from ecellm_mlx.inference.requests import Reader, Request, extraction_slots
 from ecellm_mlx.models.loading import LoadedModel
 
-TARGET_ATTRIBUTES = "target attributes"
+# Free answers end where an untuned model starts to write the next block of a prompt.
+STOP_TEXTS = ("\n###",)
 
 
 class Decoding(StrEnum):
@@ -39,12 +36,31 @@ class Decoding(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction for the row at ``index``; ``probability`` where options were scored."""
+    """A prediction.
+
+    Attributes:
+        index: place of its row in the sequence that was asked.
+        decoding: how it was made.
+        prediction: the text.
+        probability: of ``prediction`` among all answers that were allowed; None where
+            none were scored.
+        options: for closed answers the probability of every option, the likeliest
+            first, and one in all. For a ranking: of every letter to come first.
+    """
 
     index: int
     decoding: Decoding
     prediction: str
     probability: float | None = None
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next part of a streamed answer; ``answer`` comes with the last one."""
+
+    text: str
+    answer: Answer | None = None
 
 
 @dataclass
@@ -62,30 +78,47 @@ class Speed:
         return total / self.seconds if self.seconds else 0.0
 
 
-@dataclass
-class _Request:
-    """A row with its tokens. ``options`` holds text and token ids of closed answers."""
-
-    row: Row
-    task: Task
-    prompt: tuple[int, ...]
-    options: list[tuple[str, list[int]]] = field(default_factory=list)
-
-
 class Answerer:
     """Answers rows with one model.
+
+    The adapter on the model may be swapped between calls (``models.lora.swap``).
 
     Args:
         base: the model, with or without an adapter on it.
         batch_size: rows computed at once.
-        seed: of the sampling in ``paper``.
+        seed: of the sampling in ``paper``; a row's answer depends on it and on the
+            row's id, not on the rows beside it.
+        values: what the values of extracted attributes may be.
+        ranking: how rankings are found.
+        scoring: how options of several tokens are compared.
+        max_context: most tokens of prompt and answer; the model's limit by default.
+        warn: receives a sentence for each row whose input had to be shortened.
+
+    Raises:
+        ModelError: an architecture that cannot be batched.
     """
 
-    def __init__(self, base: LoadedModel, *, batch_size: int = 16, seed: int = 42) -> None:
+    def __init__(
+        self,
+        base: LoadedModel,
+        *,
+        batch_size: int = 16,
+        seed: int = 42,
+        values: Values = Values.FREE,
+        ranking: Ranking = Ranking.GREEDY,
+        scoring: Scoring = Scoring.TREE,
+        max_context: int | None = None,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.base = base
         self.engine = Engine(base.model, batch_size=batch_size)
         self.seed = seed
+        self.values = values
+        self.ranking = ranking
+        self.scoring = scoring
         self.speed = Speed()
+        self._reader = Reader(base, max_context=max_context, warn=warn)
+        self._end = int(base.tokenizer.eos_token_id)
         self._grammar: Grammar | None = None
 
     def answer(
@@ -95,7 +128,7 @@ class Answerer:
         *,
         between: Callable[[], bool] = lambda: True,
     ) -> Iterator[Answer]:
-        """Answers as they are ready, in the engine's order.
+        """Answers as rows finish, in the engine's order.
 
         Args:
             rows: what to answer; ``Answer.index`` counts in this sequence.
@@ -103,209 +136,226 @@ class Answerer:
             between: called between batches; returning False ends the iteration.
 
         Raises:
-            DataError: a row whose answer set cannot be derived.
+            DataError: a row whose answer set cannot be derived, or that does not fit
+                into the model's context.
         """
-        requests = [self._request(row) for row in rows]
-        heads = [
-            Prompt(r.prompt, prompts.segments(r.row, self.base.frame)[0]) for r in requests
+        requests = [self._reader.request(row) for row in rows]
+        return self._timed(self._answers(requests, decodings, between))
+
+    def choose(
+        self,
+        rows: Sequence[Row],
+        labels: Sequence[Sequence[str]],
+        *,
+        between: Callable[[], bool] = lambda: True,
+    ) -> Iterator[Answer]:
+        """The likeliest of each row's own ``labels``, whatever its task.
+
+        Args:
+            rows: what to answer; ``Answer.index`` counts in this sequence.
+            labels: for each row the closed set of its answers.
+            between: called between batches; returning False ends the iteration.
+
+        Raises:
+            DataError: labels that are empty or repeat, or a row that is too long.
+        """
+        requests = [
+            self._reader.request(row, own) for row, own in zip(rows, labels, strict=True)
         ]
-        started = time.perf_counter()
-        for batch in self.engine.prefill(heads):
+        return self._timed(self._answers(requests, (Decoding.VALID,), between, own=True))
+
+    def stream(self, row: Row, decoding: Decoding = Decoding.VALID) -> Iterator[Piece]:
+        """The answer of one row piece by piece; a closed answer is one piece.
+
+        Raises:
+            DataError: as ``answer`` does.
+        """
+        request = self._reader.request(row)
+        (batch,) = self.engine.prefill([Prompt(request.prompt, request.group)])
+        self.speed.prompt_tokens += len(request.prompt)
+        if request.options and decoding is Decoding.VALID:
+            (answer,) = self._scored(batch, [request], [0], own=False)
+            yield Piece(answer.prediction, answer)
+            return
+        written = ""
+        for progress in self._decoded(batch, self._rule((0, decoding), request)):
+            # Half a character at the end is not shown before its other half is there.
+            text = self._text(progress.tokens, stop=decoding is Decoding.VALID)
+            if progress.done:
+                yield Piece(text[len(written) :], Answer(0, decoding, text))
+            elif text.startswith(written) and not text.endswith("\ufffd"):
+                yield Piece(text[len(written) :])
+                written = text
+
+    def stream_text(
+        self, prompt: str, *, max_tokens: int, temperature: float = 0.0
+    ) -> Iterator[str]:
+        """The continuation of a text that is no row, piece by piece.
+
+        Args:
+            prompt: what the model reads, as it stands.
+            max_tokens: most tokens of the continuation.
+            temperature: 0 takes the likeliest token each time.
+        """
+        tokens = self._reader.text(prompt)
+        (batch,) = self.engine.prefill([Prompt(tokens)])
+        chooser = (
+            sampling.nucleus(
+                prompt, seed=self.seed, temperature=temperature, top_p=sampling.PAPER_TOP_P
+            )
+            if temperature
+            else sampling.greedy
+        )
+        rule = Rule(prompt, chooser, self.base.stop_ids, max_tokens)
+        written = ""
+        for progress in self._decoded(batch, rule):
+            text = self._text(progress.tokens, stop=False)
+            if progress.done or (text.startswith(written) and not text.endswith("\ufffd")):
+                yield text[len(written) :]
+                written = text
+
+    def _answers(
+        self,
+        requests: list[Request],
+        decodings: Sequence[Decoding],
+        between: Callable[[], bool],
+        *,
+        own: bool = False,
+    ) -> Iterator[Answer]:
+        decoder = Decoder(self.engine)
+        rows_at_once = self.engine.batch_size
+        for batch in self.engine.prefill([Prompt(r.prompt, r.group) for r in requests]):
             members = [requests[i] for i in batch.indices]
             self.speed.prompt_tokens += sum(len(r.prompt) for r in members)
-            # Free generation uses the cache up, so it comes last.
-            for decoding in sorted(decodings, key=lambda d: d is Decoding.PAPER):
-                answered = (
-                    self._generate(batch, members)
-                    if decoding is Decoding.PAPER
-                    else self._valid(batch, members)
-                )
-                self.speed.seconds += time.perf_counter() - started
-                for place, prediction, probability in answered:
-                    yield Answer(batch.indices[place], decoding, prediction, probability)
-                started = time.perf_counter()
+            rules: list[tuple[int, Rule]] = []
+            for decoding in decodings:
+                scored = [
+                    i for i, r in enumerate(members) if r.options and decoding is Decoding.VALID
+                ]
+                yield from self._scored(batch, members, scored, own=own)
+                for place in sorted(set(range(len(members))) - set(scored)):
+                    key = (batch.indices[place], decoding)
+                    rules.append((place, self._rule(key, members[place])))
+            if rules:
+                part = batch.part([place for place, _ in rules])
+                decoder.add(part, [rule for _, rule in rules])
+            yield from self._finished(decoder, leave=rows_at_once // 2)
             if not between():
                 return
+        yield from self._finished(decoder, leave=0)
 
-    def _valid(
-        self, batch: Prefilled, members: list[_Request]
-    ) -> list[tuple[int, str, float | None]]:
-        closed = [i for i, r in enumerate(members) if r.options]
-        lists = [i for i, r in enumerate(members) if r.task.kind is Kind.EXTRACTION]
-        texts = [i for i, r in enumerate(members) if r.task.kind is Kind.TEXT]
-        return [
-            *self._score(batch, members, closed),
-            *self._extract(batch, members, lists),
-            *self._write(batch, members, texts),
-        ]
+    def _scored(
+        self, batch: Prefilled, members: list[Request], places: list[int], *, own: bool
+    ) -> Iterator[Answer]:
+        """Answers of closed rows; ``own`` labels are no letters to rank."""
+        ranked = [i for i in places if not own and members[i].task.kind is Kind.RANKING]
+        chosen = [i for i in places if i not in set(ranked)]
+        if chosen:
+            options = [[o.tokens for o in members[i].options] for i in chosen]
+            part = batch.part(chosen)
+            found = choices.score(self.engine, part, options, self._end, self.scoring)
+            for place, scores in zip(chosen, found, strict=True):
+                options_by_text = _by_text(members[place], scores)
+                best = next(iter(options_by_text))
+                yield Answer(
+                    batch.indices[place],
+                    Decoding.VALID,
+                    best,
+                    options_by_text[best],
+                    options_by_text,
+                )
+        if ranked:
+            items = [self._items(members[i]) for i in ranked]
+            part = batch.part(ranked)
+            orders = rankings.rank(self.engine, part, items, self._end, self.ranking)
+            for place, order in zip(ranked, orders, strict=True):
+                letters = [members[place].options[i].text for i in order.places]
+                yield Answer(
+                    batch.indices[place],
+                    Decoding.VALID,
+                    ",".join(letters),
+                    order.probability,
+                    _by_text(members[place], order.first),
+                )
 
-    def _score(
-        self, batch: Prefilled, members: list[_Request], places: list[int]
-    ) -> list[tuple[int, str, float | None]]:
-        if not places:
-            return []
-        part = _part(batch, places)
-        options = [[tokens for _, tokens in members[i].options] for i in places]
-        end = self.base.tokenizer.eos_token_id
-        answers: list[tuple[int, str, float | None]] = []
-        for place, scores in zip(
-            places, choices.score(self.engine, part, options, end), strict=True
-        ):
-            request = members[place]
-            order = sorted(range(len(scores)), key=lambda i: -scores[i])
-            texts = [request.options[i][0] for i in order]
-            ranking = request.task.kind is Kind.RANKING
-            answers.append((place, ",".join(texts) if ranking else texts[0], scores[order[0]]))
-        return answers
+    def _items(self, request: Request) -> Items:
+        later = []
+        for option in request.options:
+            # Behind another letter, whichever: the border is the comma's.
+            before = self._reader.answer_tokens("A")
+            after = self._reader.answer_tokens(f"A,{option.text}")
+            later.append(after[len(before) :])
+        return Items(tuple(o.tokens for o in request.options), tuple(later))
 
-    def _extract(
-        self, batch: Prefilled, members: list[_Request], places: list[int]
-    ) -> list[tuple[int, str, float | None]]:
-        if not places:
-            return []
-        grammar = self._compiled_grammar()
-        matchers = [
-            grammar.matcher(attribute_list_grammar(*extraction_slots(members[i].row)))
-            for i in places
-        ]
-        forced = [matcher.forced() for matcher in matchers]
-        part = _part(batch, places)
-        logits = self.engine.extend(part.cache, forced)
-        started = Prefilled(part.indices, logits, part.cache)
-        end = self.base.tokenizer.eos_token_id
-        tails = self.engine.decode(
-            started,
-            [matcher.chooser(end) for matcher in matchers],
-            max_tokens=max(members[i].task.max_new_tokens for i in places) * 2,
-            stop_ids=frozenset({end}),
-        )
-        return [
-            (place, self._text([*head, *tail]), None)
-            for place, head, tail in zip(places, forced, tails, strict=True)
-        ]
-
-    def _write(
-        self, batch: Prefilled, members: list[_Request], places: list[int]
-    ) -> list[tuple[int, str, float | None]]:
-        if not places:
-            return []
-        answers = self.engine.decode(
-            _part(batch, places),
-            [sampling.greedy] * len(places),
-            max_tokens=max(members[i].task.max_new_tokens for i in places),
-            stop_ids=self.base.stop_ids,
-        )
-        return [(p, self._text(a), None) for p, a in zip(places, answers, strict=True)]
-
-    def _generate(
-        self, batch: Prefilled, members: list[_Request]
-    ) -> list[tuple[int, str, float | None]]:
-        choosers: list[Chooser] = [
-            sampling.nucleus(
+    def _rule(self, key: tuple[int, Decoding], request: Request) -> Rule:
+        decoding = key[1]
+        if decoding is Decoding.PAPER:
+            chooser = sampling.nucleus(
                 request.row.id,
                 seed=self.seed,
                 temperature=sampling.PAPER_TEMPERATURE,
                 top_p=sampling.PAPER_TOP_P,
             )
-            for request in members
-        ]
-        answers = self.engine.decode(
-            batch,
-            choosers,
-            max_tokens=sampling.PAPER_MAX_TOKENS,
-            stop_ids=self.base.stop_ids,
+            return Rule(key, chooser, self.base.stop_ids, sampling.PAPER_MAX_TOKENS)
+        if request.task.kind is Kind.EXTRACTION:
+            lark = attribute_list_grammar(*extraction_slots(request.row), self.values)
+            matcher = self._compiled_grammar().matcher(lark)
+            # The grammar is finite, so no bound on tokens can cut an answer.
+            return Rule(
+                key,
+                matcher.chooser(self._end),
+                frozenset({self._end}),
+                start=tuple(matcher.forced()),
+            )
+        return Rule(
+            key,
+            sampling.greedy,
+            self.base.stop_ids,
+            request.task.max_new_tokens,
+            ended=self._has_stop_text,
         )
-        return [(i, self._text(tokens), None) for i, tokens in enumerate(answers)]
 
-    def _text(self, tokens: list[int]) -> str:
-        self.speed.answer_tokens += len(tokens)
-        return str(self.base.tokenizer.decode(tokens, skip_special_tokens=True))
+    def _decoded(self, batch: Prefilled, rule: Rule) -> Iterator[Progress]:
+        decoder = Decoder(self.engine)
+        decoder.add(batch, [rule])
+        return decoder.run()
 
-    def _request(self, row: Row) -> _Request:
-        task = find_task(row.task)
-        text = prompts.prompt(row, self.base.frame)
-        encode = self.base.tokenizer.encode
-        prompt = tuple(encode(text))
-        labels = answer_set(row, task)
-        options = []
-        for label in labels:
-            whole = encode(text + label)
-            if tuple(whole[: len(prompt)]) != prompt:
-                # The tokenizer merged the border; score the label by itself then.
-                whole = [*prompt, *encode(label, add_special_tokens=False)]
-            options.append((label, list(whole[len(prompt) :])))
-        return _Request(row, task, prompt, options)
+    def _finished(self, decoder: Decoder, leave: int) -> Iterator[Answer]:
+        for progress in decoder.run(leave):
+            if progress.done:
+                assert isinstance(progress.key, tuple)
+                index, decoding = progress.key
+                self.speed.answer_tokens += len(progress.tokens)
+                text = self._text(progress.tokens, stop=decoding is Decoding.VALID)
+                yield Answer(index, decoding, text)
+
+    def _text(self, tokens: list[int], *, stop: bool) -> str:
+        text = str(self.base.tokenizer.decode(tokens, skip_special_tokens=True))
+        if stop:
+            for mark in STOP_TEXTS:
+                text = text.split(mark, 1)[0]
+        return text
+
+    def _has_stop_text(self, tokens: list[int]) -> bool:
+        text = str(self.base.tokenizer.decode(tokens, skip_special_tokens=True))
+        return any(mark in text for mark in STOP_TEXTS)
 
     def _compiled_grammar(self) -> Grammar:
         if self._grammar is None:
-            self._grammar = Grammar(self.base.tokenizer, int(self.base.config["vocab_size"]))
+            self._grammar = Grammar(self.base.tokenizer, self.engine.vocab_size)
         return self._grammar
 
-
-def answer_set(row: Row, task: Task) -> list[str]:
-    """The closed set of answers of a row, as they are written; empty for open tasks.
-
-    Raises:
-        DataError: the row has no options to choose from.
-    """
-    if task.kind is Kind.YES_NO:
-        return ["yes", "no"]
-    if task.kind is Kind.RANKING:
-        letters = ranked_letters(row)
-    elif task.kind is Kind.CHOICE:
-        options = row.option_list
-        letters = (
-            options
-            if task.answer is AnswerForm.OPTION
-            else [o.split(":", 1)[0] for o in options]
-        )
-    else:
-        return []
-    if not letters:
-        raise DataError(f"row {row.id} has no options to choose from", cure="add its options")
-    return letters
+    def _timed(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        """The same answers; the time that the consumer takes is not counted."""
+        while True:
+            started = time.perf_counter()
+            answer = next(answers, None)
+            self.speed.seconds += time.perf_counter() - started
+            if answer is None:
+                return
+            yield answer
 
 
-def ranked_letters(row: Row) -> list[str]:
-    """The letters of a ranking row's products (``A: …`` items of its input)."""
-    value = _input_object(row)
-    products = value.get("product list", [])
-    if isinstance(products, dict):
-        return list(products)
-    return [str(item).split(":", 1)[0].strip() for item in products]
-
-
-def extraction_slots(row: Row) -> tuple[list[str], list[str]]:
-    """Attributes to fill, as they are written in answers, and fields to take them from.
-
-    Raises:
-        DataError: the input names no target attributes.
-    """
-    value = _input_object(row)
-    names = re.split(r",\s*(?:and\s+)?|\s+and\s+", str(value.get(TARGET_ATTRIBUTES, "")))
-    attributes = list(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
-    if not attributes:
-        raise DataError(
-            f"row {row.id} names no {TARGET_ATTRIBUTES!r} in its input",
-            cure="add the attributes to look for",
-        )
-    return attributes, [name for name in value if name != TARGET_ATTRIBUTES]
-
-
-def _input_object(row: Row) -> dict[str, Any]:
-    try:
-        value = json.loads(row.input)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise DataError(f"row {row.id}: its input is no JSON object", cure="correct the row")
-    return value
-
-
-def _part(batch: Prefilled, places: list[int]) -> Prefilled:
-    """The rows at ``places`` with a cache of their own."""
-    return Prefilled(
-        [batch.indices[i] for i in places],
-        batch.logits[mx.array(places)],
-        batch.cache.select(places),
-    )
+def _by_text(request: Request, scores: Sequence[float]) -> dict[str, float]:
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    return {request.options[i].text: scores[i] for i in order}

@@ -97,20 +97,31 @@ class BatchCache:
         return self._masks[window]
 
     def select(self, rows: Sequence[int]) -> BatchCache:
-        """A new cache made of these rows; a row may appear more than once."""
+        """A new cache made of these rows; a row may appear more than once.
+
+        Columns in which none of them has a token are left behind.
+        """
         chosen = list(rows)
         result = BatchCache(len(self.layers), len(chosen))
         result.positions = self.positions[chosen]
         result.lengths = self.lengths[chosen]
         if self.layers[0].keys is None:
             return result
+        filled = (result.positions != HOLE).any(axis=0)
+        trims = not filled.all()
+        if trims:
+            result.positions = result.positions[:, filled]
+            columns = mx.array(np.flatnonzero(filled))
         index = mx.array(chosen)
         for mine, theirs in zip(result.layers, self.layers, strict=True):
             assert theirs.keys is not None
             assert theirs.values is not None
-            mine.used = theirs.used
+            mine.used = result.positions.shape[1]
             mine.keys = theirs.keys[..., : theirs.used, :][index]
             mine.values = theirs.values[..., : theirs.used, :][index]
+            if trims:
+                mine.keys = mx.take(mine.keys, columns, axis=2)
+                mine.values = mx.take(mine.values, columns, axis=2)
         return result
 
     def evaluate(self) -> None:

@@ -1,22 +1,36 @@
 """Score a closed set of answers instead of generating one.
 
-The options of a row form a trie of tokens. Where the trie branches, the model's
-probabilities are renormalized over the branches; where it does not, the next token
-is forced and costs nothing. An option's probability is the product along its path,
-which is what decoding under a grammar of these options would give: the
-probabilities of a row's options sum to one, and long options are at no
-disadvantage. Options that differ in their first token need one forward pass.
+``Scoring.TREE``: the options of a row form a trie of tokens. Where the trie branches,
+the model's probabilities are renormalized over the branches; where it does not, the
+next token is forced and costs nothing. An option's probability is the product along
+its path, which is what decoding under a grammar of these options would give. Options
+that differ in their first token need no pass beyond the prompt's.
+
+``Scoring.MEAN``: the mean log-probability of an option's tokens, exponentiated and
+normalized over the options. Every token counts, and length does not: for a model that
+was never trained on these options, whose first tokens say little.
+
+Both give probabilities that sum to one, and long options are at no disadvantage. For
+options of one token each they are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 
 from ecellm_mlx.backend import mx
 from ecellm_mlx.inference.engine import Engine, Logits, Prefilled
+
+
+class Scoring(StrEnum):
+    """How options of several tokens are compared."""
+
+    TREE = "tree"
+    MEAN = "mean"
 
 
 @dataclass
@@ -51,6 +65,15 @@ def branches(options: Sequence[Sequence[int]], end: int) -> list[Branch]:
     return found
 
 
+def shared_start(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all sequences begin with alike, short of any one's last token."""
+    length = 0
+    limit = min((len(sequence) for sequence in sequences), default=1) - 1
+    while length < limit and len({sequence[length] for sequence in sequences}) == 1:
+        length += 1
+    return length
+
+
 def probabilities(count: int, tree: Sequence[Branch], logits: Sequence[Logits]) -> list[float]:
     """Probability of each of ``count`` options from the logits (vocab,) at each branch."""
     log_p = np.zeros(count)
@@ -64,7 +87,11 @@ def probabilities(count: int, tree: Sequence[Branch], logits: Sequence[Logits]) 
 
 
 def score(
-    engine: Engine, batch: Prefilled, options: Sequence[Sequence[Sequence[int]]], end: int
+    engine: Engine,
+    batch: Prefilled,
+    options: Sequence[Sequence[Sequence[int]]],
+    end: int,
+    scoring: Scoring = Scoring.TREE,
 ) -> list[list[float]]:
     """Probabilities of every row's options.
 
@@ -73,7 +100,10 @@ def score(
         batch: prompts that were read; its cache is left as it is.
         options: for each row of the batch, the token ids of each option.
         end: token that ends an answer.
+        scoring: how options of several tokens are compared.
     """
+    if scoring is Scoring.MEAN:
+        return _score_by_mean(engine, batch, options)
     trees = [branches(row, end) for row in options]
     first = np.array(batch.logits.astype(mx.float32))
     deeper = [(row, branch) for row, tree in enumerate(trees) for branch in tree if branch.path]
@@ -93,3 +123,16 @@ def score(
         )
         for row, tree in enumerate(trees)
     ]
+
+
+def _score_by_mean(
+    engine: Engine, batch: Prefilled, options: Sequence[Sequence[Sequence[int]]]
+) -> list[list[float]]:
+    flat = [(row, tokens) for row, members in enumerate(options) for tokens in members]
+    means = iter([float(v.mean()) for v in engine.log_likelihoods(batch, flat)])
+    result = []
+    for members in options:
+        values = np.array([next(means) for _ in members])
+        weights = np.exp(values - values.max())
+        result.append([float(p) for p in weights / weights.sum()])
+    return result

@@ -7,25 +7,22 @@ the prefix is copied to each row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecellm_mlx.backend import mx, nn
+from ecellm_mlx.backend import mx, nn, scalar
+from ecellm_mlx.errors import ModelError
 from ecellm_mlx.inference.cache import BatchCache, join, layer_count
 from ecellm_mlx.models import body
 
 # A shorter common prefix saves less than its own forward pass costs.
 MIN_SHARED_PREFIX = 8
-# Finished rows leave a batch when they are this share of it: leaving costs a copy.
-DROP_SHARE = 0.5
-
+# Largest relative difference of logits that is rounding, in 16-bit arithmetic too.
+BATCH_TOLERANCE = 5e-2
 Logits = NDArray[np.float32]
-# Chooses how one row goes on from its logits (vocab,): one token, or several where a
-# grammar leaves no choice.
-Chooser = Callable[[Logits], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,14 @@ class Prefilled:
     logits: mx.array  # (B, vocab), of the token after the prompt
     cache: BatchCache
 
+    def part(self, places: Sequence[int]) -> Prefilled:
+        """The rows at ``places``, which may repeat, with a cache of their own."""
+        return Prefilled(
+            [self.indices[i] for i in places],
+            self.logits[mx.array(list(places))],
+            self.cache.select(places),
+        )
+
 
 @dataclass(frozen=True)
 class _Shared:
@@ -54,13 +59,22 @@ class _Shared:
 
 
 class Engine:
-    """Runs one model, with or without an adapter on it."""
+    """Runs one model, with or without an adapter on it.
+
+    Attributes:
+        vocab_size: width of the model's logits.
+
+    Raises:
+        ModelError: the model keeps another state than keys and values, or computes
+            something else when its rows share a batch.
+    """
 
     def __init__(self, model: nn.Module, *, batch_size: int = 16) -> None:
         self.model = model
         self.batch_size = batch_size
         self._splits = not body.split_problem(model)
         self._layers = layer_count(model)
+        self.vocab_size = self._probe()
 
     def prefill(self, prompts: Sequence[Prompt]) -> Iterator[Prefilled]:
         """Read all prompts in batches, in order of group and length.
@@ -93,65 +107,87 @@ class Engine:
         if pieces:
             yield _joined(pieces)
 
-    def extend(self, cache: BatchCache, continuations: Sequence[Sequence[int]]) -> mx.array:
-        """Logits (B, vocab) after feeding each row its own tokens; the cache grows.
+    def extend(
+        self,
+        cache: BatchCache,
+        continuations: Sequence[Sequence[int]],
+        wanted: Sequence[int] | None = None,
+    ) -> mx.array:
+        """Logits after feeding each row its own tokens; the cache grows.
 
-        A row without tokens stays as it is, and its logits mean nothing.
+        Args:
+            cache: the rows that go on.
+            continuations: the tokens of each row; a row without any stays as it is.
+            wanted: rows whose logits are needed, all by default. A row without tokens
+                has logits that mean nothing.
+
+        Returns:
+            (wanted, vocab), of the token after each row's last one.
         """
         counts = [len(tokens) for tokens in continuations]
-        padded = np.zeros((len(counts), max(counts)), np.int32)
-        for row, tokens in enumerate(continuations):
-            padded[row, : len(tokens)] = tokens
-        cache.begin(counts)
-        hidden = self._hidden(mx.array(padded), cache)
-        last = hidden[mx.arange(len(counts)), mx.array([max(n - 1, 0) for n in counts])]
-        logits = body.logits(self.model, last) if self._splits else last
+        places = list(range(len(counts))) if wanted is None else list(wanted)
+        hidden = self._feed(cache, continuations)
+        last = hidden[mx.array(places), mx.array([max(counts[i] - 1, 0) for i in places])]
+        logits = self._logits(last)
         mx.eval(logits)
         return logits
 
-    def decode(
-        self,
-        batch: Prefilled,
-        choosers: Sequence[Chooser],
-        *,
-        max_tokens: int,
-        stop_ids: frozenset[int],
-    ) -> list[list[int]]:
-        """Continue every row of ``batch`` until a stop id or ``max_tokens``.
+    def log_likelihoods(
+        self, batch: Prefilled, continuations: Sequence[tuple[int, Sequence[int]]]
+    ) -> list[NDArray[np.float32]]:
+        """Log-probability of every token of given continuations.
 
         Args:
-            batch: prompts that were read; its cache is used up.
-            choosers: one per row, called with the logits after all its tokens so far.
-            max_tokens: most tokens per row.
-            stop_ids: tokens that end a row; they are not part of the result.
+            batch: prompts that were read; its cache is left as it is.
+            continuations: pairs of a row of ``batch`` and at least one token to follow it.
 
         Returns:
-            The new tokens of each row, in the batch's order.
+            For each continuation an array of as many values as it has tokens.
         """
-        answers: list[list[int]] = [[] for _ in batch.indices]
-        # Place in the batch → row of the result; None once the row has ended.
-        rows: list[int | None] = list(range(len(batch.indices)))
-        cache, logits = batch.cache, batch.logits
-        while True:
-            values = np.array(logits.astype(mx.float32))
-            steps: list[list[int]] = [[] for _ in rows]
-            for place, row in enumerate(rows):
-                if row is None:
-                    continue
-                tokens = list(choosers[row](values[place]))
-                kept = _until_stop(tokens, stop_ids)
-                answers[row] += kept[: max_tokens - len(answers[row])]
-                if len(kept) < len(tokens) or len(answers[row]) >= max_tokens:
-                    rows[place] = None
-                else:
-                    steps[place] = tokens
-            alive = [place for place, row in enumerate(rows) if row is not None]
-            if not alive:
-                return answers
-            if len(alive) <= DROP_SHARE * len(rows):
-                cache = cache.select(alive)
-                rows, steps = [rows[i] for i in alive], [steps[i] for i in alive]
-            logits = self.extend(cache, steps)
+        first = _log_softmax(batch.logits)
+        found: list[NDArray[np.float32]] = []
+        for start in range(0, len(continuations), self.batch_size):
+            part = continuations[start : start + self.batch_size]
+            values = [[first[row, tokens[0]]] for row, tokens in part]
+            longer = [i for i, (_, tokens) in enumerate(part) if len(tokens) > 1]
+            if longer:
+                cache = batch.cache.select([part[i][0] for i in longer])
+                hidden = self._feed(cache, [part[i][1][:-1] for i in longer])
+                for place, i in enumerate(longer):
+                    tokens = part[i][1]
+                    rows = _log_softmax(self._logits(hidden[place, : len(tokens) - 1]))
+                    values[i] += rows[np.arange(len(tokens) - 1), list(tokens[1:])].tolist()
+            found += [np.array(v, np.float32) for v in values]
+        return found
+
+    def _probe(self) -> int:
+        """Compare uneven rows of a batch with the plain model; returns the vocabulary.
+
+        A model whose attention does not take its mask and positions from the cache
+        would be quietly wrong in a batch, so it is tried before it is used.
+        """
+        rows = [(1, 2, 3, 4, 5, 6), (7, 8), (9, 10, 11)]
+        cache = BatchCache(self._layers, len(rows))
+        try:
+            self.extend(cache, [row[:-1] for row in rows])
+            got = self.extend(cache, [row[-1:] for row in rows]).astype(mx.float32)
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ModelError(
+                "this architecture cannot compute rows of different lengths at once",
+                got=" ".join(str(error).split())[:200],
+                cure="use a Llama, Mistral, Phi or Qwen model",
+            ) from error
+        for place, row in enumerate(rows):
+            expected = self.model(mx.array(row)[None])[0, -1].astype(mx.float32)
+            largest = mx.maximum(mx.abs(expected).max(), 1e-6)
+            difference = scalar(mx.abs(got[place] - expected).max() / largest)
+            if not difference <= BATCH_TOLERANCE:
+                raise ModelError(
+                    "this architecture computes something else when rows share a batch",
+                    got=f"logits that differ by {difference:.1e}",
+                    cure="use a Llama, Mistral, Phi or Qwen model",
+                )
+        return int(got.shape[-1])
 
     def _read(self, start: _Shared, prefix: tuple[int, ...]) -> _Shared:
         """``start`` continued to the end of ``prefix``, if that is worth a pass."""
@@ -164,11 +200,24 @@ class Engine:
         cache.evaluate()
         return _Shared(len(prefix), cache)
 
+    def _feed(self, cache: BatchCache, continuations: Sequence[Sequence[int]]) -> mx.array:
+        """What ``_hidden`` gives for each row's own tokens, padded on the right."""
+        counts = [len(tokens) for tokens in continuations]
+        padded = np.zeros((len(counts), max(counts)), np.int32)
+        for row, tokens in enumerate(continuations):
+            padded[row, : len(tokens)] = tokens
+        cache.begin(counts)
+        return self._hidden(mx.array(padded), cache)
+
     def _hidden(self, tokens: mx.array, cache: BatchCache) -> mx.array:
-        """Hidden states where the model splits, else its logits."""
+        """Hidden states (B, T, hidden) where the model splits, else its logits."""
         if self._splits:
             return body.hidden_states(self.model, tokens, cache.layers)
         return self.model(tokens, cache=cache.layers)
+
+    def _logits(self, hidden: mx.array) -> mx.array:
+        """Logits of what ``_hidden`` gave, whatever that is."""
+        return body.logits(self.model, hidden) if self._splits else hidden
 
 
 def _joined(pieces: list[Prefilled]) -> Prefilled:
@@ -189,8 +238,6 @@ def common_prefix(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(first[:length])
 
 
-def _until_stop(tokens: list[int], stop_ids: frozenset[int]) -> list[int]:
-    for place, token in enumerate(tokens):
-        if token in stop_ids:
-            return tokens[:place]
-    return tokens
+def _log_softmax(logits: mx.array) -> NDArray[np.float32]:
+    values = logits.astype(mx.float32)
+    return np.array(values - mx.logsumexp(values, axis=-1, keepdims=True))

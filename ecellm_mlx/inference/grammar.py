@@ -1,38 +1,70 @@
 """Answers under a grammar: attribute-value lists that are always valid JSON.
 
 The grammar of a row allows exactly its own attributes, in their order, each at
-least once, and as a source only the fields that the row has. llguidance masks the
-tokens; text that the grammar forces (braces, keys, attribute names) is appended
+least once, and as a source only the fields that the row has. A value is any text, or
+(``Values.SOURCE``) a piece of the field that is named as its source. llguidance masks
+the tokens; text that the grammar forces (braces, keys, attribute names) is appended
 without asking the model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ecellm_mlx.inference.engine import Chooser, Logits
+from ecellm_mlx.inference.decoding import Chooser
+from ecellm_mlx.inference.engine import Logits
 
 NONE = "None"
 MAX_VALUE_CHARACTERS = 80
 MAX_VALUES_PER_ATTRIBUTE = 2
 
 
-def attribute_list_grammar(attributes: Sequence[str], sources: Sequence[str]) -> str:
+class Values(StrEnum):
+    """What a value may be."""
+
+    FREE = "free"
+    SOURCE = "source"
+
+
+def attribute_list_grammar(
+    attributes: Sequence[str],
+    sources: Mapping[str, str] | Iterable[str],
+    values: Values = Values.FREE,
+) -> str:
     """A Lark grammar for the answer of one attribute extraction row.
 
     Args:
         attributes: names as they must appear in the answer.
-        sources: names of the fields that a value can come from.
+        sources: names of the fields that a value can come from; with their texts
+            where values must come from them.
+        values: ``SOURCE`` allows pieces of the source's text only, as it is written
+            or in lower case (as annotators often write them), and ``None`` for both.
+
+    Raises:
+        ValueError: values must come from sources whose texts are not given.
     """
     link, close = _literal(', "source": '), _literal("}")
+    if values is Values.FREE:
+        # An empty value stands for no value, which is written None.
+        answers = f"VALUE {link} source"
+        choices = " | ".join(_literal(_quoted(name)) for name in (*sources, NONE))
+        rules = [
+            f"source: {choices}",
+            rf'VALUE: /"([^"\\\x00-\x1f]|\\["\\\/]){{1,{MAX_VALUE_CHARACTERS}}}"/',
+        ]
+    elif isinstance(sources, Mapping):
+        answers, rules = _from_sources(sources, link)
+    else:
+        raise ValueError("values from their source need the texts of the sources")
     entries = [
-        f"a{i}: {_literal(_head(name))} VALUE {link} source {close}"
-        for i, name in enumerate(attributes)
+        f"a{i}: {_literal(_head(name))} answer {close}" for i, name in enumerate(attributes)
     ]
     lists = [
         f"l{i}: a{i} ({_literal(', ')} a{i}){{0,{MAX_VALUES_PER_ATTRIBUTE - 1}}}"
@@ -40,16 +72,39 @@ def attribute_list_grammar(attributes: Sequence[str], sources: Sequence[str]) ->
     ]
     separator = f" {_literal(', ')} "
     body = separator.join(f"l{i}" for i in range(len(attributes)))
-    choices = " | ".join(_literal(json.dumps(name)) for name in (*sources, NONE))
     return "\n".join(
         [
             f"start: {_literal('[')} {body} {_literal(']')}",
             *lists,
             *entries,
-            f"source: {choices}",
-            rf'VALUE: /"([^"\\\x00-\x1f]|\\["\\\/]){{1,{MAX_VALUE_CHARACTERS}}}"/',
+            f"answer: {answers}",
+            *rules,
         ]
     )
+
+
+def _from_sources(sources: Mapping[str, str], link: str) -> tuple[str, list[str]]:
+    """Alternatives of value and source, and the terminals of the values."""
+    ways = [f"{_literal(_quoted(NONE))} {link} {_literal(_quoted(NONE))}"]
+    rules = []
+    for number, (name, text) in enumerate(sources.items()):
+        pieces = []
+        for case, written in enumerate(dict.fromkeys((text, text.lower()))):
+            # Each character as JSON writes it, so that a piece is never half an escape.
+            chunks = [_quoted(character)[1:-1] for character in written]
+            if not chunks:
+                continue
+            pieces.append(f"PIECE{number}_{case}")
+            node = json.dumps({"substring_chunks": chunks}, ensure_ascii=False)
+            rules.append(f"PIECE{number}_{case}: %regex {node}")
+        if not pieces:
+            continue
+        # At least one character, and no blank at either end.
+        limit = rf'/"[^ ]((?s:.{{0,{MAX_VALUE_CHARACTERS - 2}}})[^ ])?"/'
+        quote = _literal('"')
+        rules.append(f"VALUE{number}: ({quote} ({' | '.join(pieces)}) {quote}) & {limit}")
+        ways.append(f"VALUE{number} {link} {_literal(_quoted(name))}")
+    return " | ".join(ways), rules
 
 
 class Grammar:
@@ -69,7 +124,11 @@ class Grammar:
         self.vocab_size = vocab_size
 
     def matcher(self, lark: str) -> Matcher:
-        """A matcher at the start of the grammar ``lark``."""
+        """A matcher at the start of the grammar ``lark``.
+
+        Raises:
+            ValueError: the grammar is wrong.
+        """
         return Matcher(self._tokenizer, lark, self.vocab_size)
 
 
@@ -104,7 +163,7 @@ class Matcher:
             if self._matcher.is_stopped():
                 return [end]
             allowed = self._allowed()
-            token = int(np.where(allowed, logits, -np.inf).argmax())
+            token = int(allowed[np.argmax(logits[allowed])])
             self._matcher.consume_token(token)
             self._raise_on_error()
             tokens = [token, *self.forced()]
@@ -112,9 +171,9 @@ class Matcher:
 
         return choose
 
-    def _allowed(self) -> np.ndarray:
+    def _allowed(self) -> NDArray[np.intp]:
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        return np.unpackbits(packed, bitorder="little")[: self.vocab_size].astype(bool)
+        return np.flatnonzero(np.unpackbits(packed, bitorder="little")[: self.vocab_size])
 
     def _raise_on_error(self) -> None:
         if self._matcher.is_error():
@@ -127,5 +186,10 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def _quoted(text: str) -> str:
+    """``text`` as a JSON string, the way it appears in answers."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _head(attribute: str) -> str:
-    return f'{{"attribute": {json.dumps(attribute, ensure_ascii=False)}, "value": '
+    return f'{{"attribute": {_quoted(attribute)}, "value": '

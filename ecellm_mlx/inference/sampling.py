@@ -11,7 +11,8 @@ import hashlib
 
 import numpy as np
 
-from ecellm_mlx.inference.engine import Chooser, Logits
+from ecellm_mlx.inference.decoding import Chooser
+from ecellm_mlx.inference.engine import Logits
 
 # The paper's decoding (eCeLLM, released inference script).
 PAPER_TEMPERATURE = 0.15

@@ -9,7 +9,8 @@ import pytest
 
 from ecellm_mlx.backend import mx
 from ecellm_mlx.inference import sampling
-from ecellm_mlx.inference.engine import Engine, Prompt, common_prefix
+from ecellm_mlx.inference.decoding import Decoder, Rule, best_width
+from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt, common_prefix
 from ecellm_mlx.models import loading
 
 RNG = np.random.default_rng(0)
@@ -41,12 +42,23 @@ def test_logits_and_answers_equal_the_plain_model(
         for place, index in enumerate(batch.indices):
             expected = model(mx.array(rows[index].tokens)[None])[0, -1]
             assert mx.abs(batch.logits[place] - expected).max().item() < 1e-4
-        answers = engine.decode(
-            batch, [sampling.greedy] * len(batch.indices), max_tokens=6, stop_ids=frozenset()
-        )
+        answers = decode(engine, batch, max_tokens=6)
         for index, answer in zip(batch.indices, answers, strict=True):
             assert answer == plain_greedy(model, rows[index].tokens, 6)
     assert sorted(seen) == list(range(len(rows)))
+
+
+def decode(
+    engine: Engine, batch: Prefilled, max_tokens: int, stop_ids: frozenset[int] = frozenset()
+) -> list[list[int]]:
+    """Greedy tokens of every row of ``batch``, in its order."""
+    decoder = Decoder(engine)
+    decoder.add(
+        batch,
+        [Rule(i, sampling.greedy, stop_ids, max_tokens) for i in range(len(batch.indices))],
+    )
+    ended = {step.key: step.tokens for step in decoder.run() if step.done}
+    return [ended[i] for i in range(len(batch.indices))]
 
 
 def plain_greedy(model: object, tokens: tuple[int, ...], count: int) -> list[int]:
@@ -82,12 +94,40 @@ def test_a_stop_token_ends_a_row_alone(tiny: Path) -> None:
     (batch,) = Engine(model).prefill(rows)
     free = {i: plain_greedy(model, rows[i].tokens, 5) for i in batch.indices}
     stop = free[batch.indices[0]][2]
-    answers = Engine(model).decode(
-        batch, [sampling.greedy] * 7, max_tokens=5, stop_ids=frozenset({stop})
-    )
+    answers = decode(Engine(model), batch, max_tokens=5, stop_ids=frozenset({stop}))
     for index, answer in zip(batch.indices, answers, strict=True):
         whole = free[index]
         assert answer == (whole[: whole.index(stop)] if stop in whole else whole)
+
+
+def test_rows_join_while_others_are_under_way(tiny: Path) -> None:
+    model = loading.load(tiny).model
+    rows = prompts()
+    decoder = Decoder(Engine(model))
+    ended: dict[object, list[int]] = {}
+    for batch in Engine(model, batch_size=2).prefill(rows):
+        limits = [3 + 4 * (i % 3) for i in batch.indices]
+        decoder.add(
+            batch,
+            [
+                Rule(i, sampling.greedy, frozenset(), limit, start=(5, 6, 7) if i == 3 else ())
+                for i, limit in zip(batch.indices, limits, strict=True)
+            ],
+        )
+        ended.update({s.key: s.tokens for s in decoder.run(leave=2) if s.done})
+        assert len(decoder) <= 2
+    ended.update({s.key: s.tokens for s in decoder.run() if s.done})
+    for index, row in enumerate(rows):
+        count, start = 3 + 4 * (index % 3), [5, 6, 7] if index == 3 else []
+        rest = plain_greedy(model, (*row.tokens, *start), count - len(start))
+        assert ended[index] == start + rest
+
+
+def test_long_forced_runs_wait_for_company() -> None:
+    assert best_width([15, *[1] * 15]) == 1
+    assert best_width([15] * 16) == 15
+    assert best_width([15] * 8 + [1] * 8) == 15
+    assert best_width([0, 0, 4]) == 4
 
 
 def test_common_prefix_leaves_a_token() -> None:

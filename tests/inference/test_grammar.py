@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.inference.answers import extraction_slots
 from ecellm_mlx.inference.grammar import Grammar, attribute_list_grammar
+from ecellm_mlx.inference.requests import extraction_slots
 from ecellm_mlx.models import loading
 
 VOCAB = 49152
@@ -63,7 +63,7 @@ def test_slots_come_from_the_input() -> None:
     value = {"product title": "x", "target attributes": "Brand, Pack size and Item form"}
     assert extraction_slots(row(json.dumps(value))) == (
         ["brand", "pack size", "item form"],
-        ["product title"],
+        {"product title": "x"},
     )
     with pytest.raises(DataError, match="target attributes"):
         extraction_slots(row('{"product title": "x"}'))
