@@ -42,3 +42,8 @@ def from_peft_module(name: str) -> str:
             f"the tensor {name!r} does not start with {PEFT_PREFIX!r}; it is not from PEFT."
         )
     return name.removeprefix(PEFT_PREFIX)
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts layer 10 after layer 9."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]
