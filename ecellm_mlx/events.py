@@ -32,13 +32,20 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """The job's process is up and has read its configuration."""
+    """The job's process is up and has read its configuration.
+
+    ``facts`` are what the job found then. Training: ``train_rows``, ``val_rows``,
+    ``dropped_rows`` (their whole answer lies behind the cutoff), ``cut_rows`` (a part of
+    it), ``steps_per_epoch``, ``padding`` (share of computed tokens, 0 to 1),
+    ``trainable_parameters``, ``ranks``.
+    """
 
     name = "started"
     kind: str
     pid: int
     device: str
     resumed_from: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,12 @@ class Progress(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainMetrics(Event):
-    """One optimizer step. ``loss`` is the mean over its supervised tokens."""
+    """One optimizer step.
+
+    ``loss`` is the mean over its supervised tokens, or over its micro-batches where the
+    recipe weighs these alike. ``padding`` is the share of computed tokens (0 to 1), and
+    ``skipped_steps`` counts those that were not finite so far.
+    """
 
     name = "train_metrics"
     step: int
@@ -66,6 +78,9 @@ class TrainMetrics(Event):
     tokens_per_second: float
     rows_per_second: float
     peak_memory_gb: float
+    epoch: float = 0.0
+    padding: float = 0.0
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +102,7 @@ class Sample(Event):
     prompt: str
     prediction: str
     reference: str | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

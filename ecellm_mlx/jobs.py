@@ -260,12 +260,21 @@ class JobContext:
         self._events.write(event)
 
     def started(
-        self, *, device: str, total_steps: int, resumed_from: int | None = None
+        self,
+        *,
+        device: str,
+        total_steps: int,
+        resumed_from: int | None = None,
+        facts: dict[str, Any] | None = None,
     ) -> None:
         """Announce that work begins."""
         self.emit(
             Started(
-                kind=self.job.kind, pid=os.getpid(), device=device, resumed_from=resumed_from
+                kind=self.job.kind,
+                pid=os.getpid(),
+                device=device,
+                resumed_from=resumed_from,
+                facts=facts or {},
             )
         )
         self.status.total_steps = total_steps

@@ -81,14 +81,21 @@ def resolve_targets(model: nn.Module, targets: list[str]) -> tuple[str, ...]:
     return tuple(name for name in layers if name in chosen)
 
 
-def attach(model: nn.Module, spec: LoraSpec, *, seed: int | None = None) -> None:
+def attach(
+    model: nn.Module, spec: LoraSpec, *, seed: int | None = None, init: str = "peft"
+) -> None:
     """Put adapters on ``spec.modules``, freeze everything else.
+
+    The initial weights of a linear layer are the same in PEFT (Kaiming uniform with
+    a = √5) and mlx-lm: A uniform within ±1/√in, B zero. Those of an embedding differ:
+    PEFT has A (vocabulary, r) zero and B (r, dims) standard normal, as ``nn.Embedding``
+    starts; mlx-lm has A uniform within ±1/√vocabulary and B zero.
 
     Args:
         model: a base model; changed in place.
         spec: what to attach.
-        seed: seeds A (uniform ±1/√in, which is both PEFT's Kaiming initialisation
-            with a = √5 and mlx-lm's); B starts at zero.
+        seed: seeds the initial weights.
+        init: ``peft`` or ``mlx-lm``.
     """
     from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear  # noqa: TID251
     from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear  # noqa: TID251
@@ -105,6 +112,9 @@ def attach(model: nn.Module, spec: LoraSpec, *, seed: int | None = None) -> None
         else:
             kind = DoRAEmbedding if spec.dora else LoRAEmbedding
         adapter = kind.from_base(layer, r=spec.rank, dropout=spec.dropout, scale=spec.scale)
+        if init == "peft" and "embedding" in adapter:
+            adapter.lora_a = mx.zeros_like(adapter.lora_a)
+            adapter.lora_b = mx.random.normal(adapter.lora_b.shape)
         adapters.append((name, adapter))
     model.update_modules(tree_unflatten(adapters))
     mx.eval(model.trainable_parameters())
@@ -196,13 +206,7 @@ def load(model: nn.Module, folder: Path, *, base: str) -> AdapterInfo:
             shape; all of them are listed.
     """
     info = read_info(folder, model)
-    trained_on = info.ecellm.get("base", {})
-    if trained_on.get("fingerprint", base) != base:
-        raise AdapterError(
-            f"the adapter {folder} was trained on another base model",
-            expected=str(trained_on.get("name", "unknown")),
-            cure="give that model with --model",
-        )
+    check_base(folder, info.ecellm, base)
     weights_path = folder / WEIGHTS_FILE
     try:
         verify_safetensors(weights_path)
@@ -234,6 +238,21 @@ def load(model: nn.Module, folder: Path, *, base: str) -> AdapterInfo:
     model.eval()
     mx.eval(model.parameters())
     return info
+
+
+def check_base(folder: Path, ecellm: dict[str, Any], base: str) -> None:
+    """Refuse the adapter in ``folder`` if it names another base than ``base``.
+
+    Raises:
+        AdapterError: it does.
+    """
+    trained_on = ecellm.get("base", {})
+    if trained_on.get("fingerprint", base) != base:
+        raise AdapterError(
+            f"the adapter {folder} was trained on another base model",
+            expected=str(trained_on.get("name", "unknown")),
+            cure="give that model with --model",
+        )
 
 
 def _keys(model: nn.Module, modules: tuple[str, ...]) -> list[str]:

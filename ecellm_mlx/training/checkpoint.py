@@ -15,12 +15,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ecellm_mlx.backend import mx, nn, optim, tree_flatten, tree_unflatten
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import ensure_folder, storage_errors, sync_folder, write_json
 from ecellm_mlx.models import lora
 from ecellm_mlx.models.adapter_files import WEIGHTS_FILE
+from ecellm_mlx.training.ranks import Ranks
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -36,9 +38,10 @@ class TrainerState:
     best_step: int = 0
     validations_without_gain: int = 0
     skipped_steps: int = 0
+    skipped_in_a_row: int = 0
     supervised_tokens: int = 0
     last_loss: float | None = None
-    history: list[tuple[int, float]] = field(default_factory=list)
+    history: list[tuple[int, float | None]] = field(default_factory=list)
 
 
 def save(
@@ -115,10 +118,18 @@ def restore(path: Path, model: nn.Module, optimizer: optim.Optimizer) -> Trainer
     state = mx.load(str(path / OPTIMIZER))
     assert isinstance(state, dict)
     optimizer.state = tree_unflatten(list(state.items()))
-    values = json.loads((path / TRAINER).read_text(encoding="utf-8"))
-    values["history"] = [tuple(item) for item in values["history"]]
     mx.eval(model.parameters(), optimizer.state)
-    return TrainerState(**values)
+    return _state_from(json.loads((path / TRAINER).read_text(encoding="utf-8")))
+
+
+def share(
+    state: TrainerState, model: nn.Module, optimizer: optim.Optimizer, group: Ranks
+) -> TrainerState:
+    """Give the leader's adapter, optimizer and numbers to all ranks."""
+    model.update(group.copy_from_leader(model.trainable_parameters()))
+    optimizer.state = group.copy_from_leader(optimizer.state)
+    mx.eval(model.parameters(), optimizer.state)
+    return _state_from(json.loads(group.texts(json.dumps(asdict(state)))[0]))
 
 
 def replace_adapter(folder: Path, write_adapter: Callable[[Path], None]) -> None:
@@ -137,6 +148,11 @@ def replace_adapter(folder: Path, write_adapter: Callable[[Path], None]) -> None
         temporary.rename(folder)
         sync_folder(folder.parent)
         shutil.rmtree(retired, ignore_errors=True)
+
+
+def _state_from(values: dict[str, Any]) -> TrainerState:
+    values["history"] = [tuple(item) for item in values["history"]]
+    return TrainerState(**values)
 
 
 def _damage(path: Path) -> str:

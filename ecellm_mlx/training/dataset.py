@@ -14,6 +14,7 @@ import numpy as np
 from ecellm_mlx.data import batches, encoding, rows
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.models.loading import LoadedModel
+from ecellm_mlx.training.recipe import Recipe
 
 SHOWN_IDS = 5
 
@@ -49,6 +50,30 @@ def encode(
             cure="raise max_seq_length, or check the rows with `ecellm data check`",
         )
     return encoded
+
+
+def thin(
+    train: encoding.EncodedSet, val: encoding.EncodedSet | None, recipe: Recipe
+) -> list[str]:
+    """What is too little of these rows to be trained or judged well, in sentences."""
+    found = []
+    size = recipe.batch_size
+    if len(train.kept) < size:
+        found.append(
+            f"the training set has {count(len(train.kept))}, fewer than batch_size={size}, so "
+            "that an epoch is one step; add rows or lower batch_size"
+        )
+    if val is not None and len(val.kept) < size:
+        found.append(
+            f"the validation set has {count(len(val.kept))}, fewer than batch_size={size}, so "
+            "that its loss says little about which adapter is best; add rows"
+        )
+    return found
+
+
+def count(rows: int) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{rows} row{'' if rows == 1 else 's'}"
 
 
 def validation_batches(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ecellm_mlx import jobs
 from ecellm_mlx.data import rows
+from ecellm_mlx.errors import RecipeError
 from ecellm_mlx.models import registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
 from ecellm_mlx.training import recipe as recipes
@@ -40,6 +41,12 @@ def launch(
     files = rows.dataset(Path(data))
     rows.load(files.train)
     fingerprints = {"base": base_fingerprint(base), "train": rows.digest([files.train])}
+    if settings.early_stop_patience and not files.val:
+        raise RecipeError(
+            f"early_stop_patience={settings.early_stop_patience} needs validation rows, and "
+            f"{data} has none",
+            cure="add val.jsonl, or set early_stop_patience=0",
+        )
     if files.val:
         rows.load(files.val)
         fingerprints["val"] = rows.digest([files.val])

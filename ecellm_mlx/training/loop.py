@@ -1,9 +1,10 @@
-"""The training loop: LoRA on one machine, from a run directory.
+"""The training loop: LoRA from a run directory, on one machine or several.
 
 One optimizer step is ``batch_size`` rows, computed in micro-batches whose
 gradients add up. Everything random is a function of (seed, epoch, step), so the
 loop can start again at any step. The loop knows nothing of faces: it reads orders
-and writes events through its ``JobContext``.
+and writes events through its ``JobContext``. Of several ranks the first one does so,
+and tells the others.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from ecellm_mlx import events, runtime
 from ecellm_mlx.backend import RUNTIME, tree_flatten
 from ecellm_mlx.data import batches as plans
 from ecellm_mlx.data import encoding, rows
-from ecellm_mlx.errors import JobError
+from ecellm_mlx.errors import JobError, RecipeError
 from ecellm_mlx.jobs import Control, JobContext
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import checkpoint, dataset, loss
+from ecellm_mlx.training import checkpoint, dataset, loss, ranks, validation
 from ecellm_mlx.training.recipe import Recipe, from_values
 from ecellm_mlx.training.recompute import recompute_blocks
-from ecellm_mlx.training.step import OptimizerStep
+from ecellm_mlx.training.samples import Sampler
+from ecellm_mlx.training.step import OptimizerStep, StepResult
 
-MAX_SKIPPED_IN_A_ROW = 5
 RUN_STOPPED, RUN_FINISHED = "stopped", "finished"
+# Orders in rising precedence: ranks agree on the highest that one of them has.
+ORDERS = (None, Control.CHECKPOINT, Control.STOP)
 
 
 def run_job(context: JobContext) -> tuple[str, dict[str, Any]]:
@@ -36,12 +39,19 @@ def run_job(context: JobContext) -> tuple[str, dict[str, Any]]:
 
 
 class Trainer:
-    """State of one run. The adapter, the optimizer and ``state`` are what is saved."""
+    """State of one run. The adapter, the optimizer and ``state`` are what is saved.
 
-    def __init__(self, context: JobContext) -> None:
+    Args:
+        context: the job, its voice and its orders.
+        group: the ranks that train together; those of ``mlx.launch`` when not given.
+    """
+
+    def __init__(self, context: JobContext, group: ranks.Ranks | None = None) -> None:
         self.context = context
+        self.group = group or ranks.current()
         self.recipe: Recipe = from_values(context.config["recipe"])
         self.state = checkpoint.TrainerState()
+        self._check_shares()
         runtime.reset_peak_memory()
         self.base = loading.load(
             context.config["model"], bits=self.recipe.bits, warn=self._warn
@@ -51,75 +61,85 @@ class Trainer:
         loss.check_trainable(self.model)
         self.pad_id = dataset.pad_id(self.base)
         self.train_set = self._encode("train", "training")
-        self.val_batches: list[plans.Batch] = []
-        if context.config.get("val"):
-            self.val_batches = dataset.validation_batches(
-                self._encode("val", "validation"), self.recipe.micro_batch_size, self.pad_id
-            )
+        self.val_set = self._encode("val", "validation") if context.config.get("val") else None
+        self.val_batches = (
+            dataset.validation_batches(self.val_set, self.recipe.micro_batch_size, self.pad_id)
+            if self.val_set
+            else []
+        )
+        for problem in dataset.thin(self.train_set, self.val_set, self.recipe):
+            self._warn(problem)
         self.spec = self._attach()
         self.lengths = self.train_set.lengths
         self.steps_per_epoch = math.ceil(len(self.lengths) / self.recipe.batch_size)
         self.total_steps = self.recipe.max_steps or max(
             1, math.ceil(self.steps_per_epoch * self.recipe.epochs)
         )
-        self.take_step = OptimizerStep(self.model, self.recipe, self.total_steps)
+        self.take_step = OptimizerStep(self.model, self.recipe, self.total_steps, self.group)
         self.eval_every = self.recipe.eval_every or self.steps_per_epoch
         self.save_every = self.recipe.save_every or self.steps_per_epoch
+        self.sampler = self._sampler() if self.recipe.sample_every else None
 
     def run(self) -> tuple[str, dict[str, Any]]:
         """Train from the newest checkpoint, or from the start."""
         resumed_from = self._resume()
         self.context.started(
-            device=RUNTIME.device, total_steps=self.total_steps, resumed_from=resumed_from
+            device=RUNTIME.device,
+            total_steps=self.total_steps,
+            resumed_from=resumed_from,
+            facts=self._facts(),
         )
         self.context.advance(self.state.step)
-        skipped_in_a_row = 0
         for micro_batches in self._steps():
             if self._obey() is Control.STOP:
                 self._save_checkpoint()
                 return RUN_STOPPED, self._results()
-            taken = self._step(micro_batches)
-            skipped_in_a_row = 0 if taken else skipped_in_a_row + 1
-            if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                raise JobError(
-                    f"the loss was not finite for {skipped_in_a_row} steps in a row, up to "
-                    f"step {self.state.step}",
-                    cure="lower learning_rate, or check the rows named in the warnings",
-                )
+            self._step(micro_batches)
             self.context.advance(self.state.step)
-            last = self.state.step == self.total_steps
-            if last or self.state.step % self.eval_every == 0:
+            if self._due(self.eval_every):
                 self._validate()
-            if last or self.state.step % self.save_every == 0:
+            if self.sampler and self._due(self.recipe.sample_every):
+                self._sample()
+            exhausted = self._out_of_patience()
+            if exhausted or self._due(self.save_every):
                 self._save_checkpoint()
-            if self._out_of_patience():
+            if exhausted:
                 self._warn(
                     f"validation has not improved {self.state.validations_without_gain} times; "
                     f"stopped early at step {self.state.step}"
                 )
-                self._save_checkpoint()
                 break
         return RUN_FINISHED, self._results()
+
+    def _due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens after this one."""
+        return self.state.step == self.total_steps or self.state.step % every == 0
 
     def _steps(self) -> Iterator[list[list[int]]]:
         """Micro-batches (row indices) of each step that is still to do."""
         while self.state.step < self.total_steps:
             epoch, position = divmod(self.state.step, self.steps_per_epoch)
-            plan = plans.plan(
-                self.lengths,
-                micro_batch_size=self.recipe.micro_batch_size,
-                batch_size=self.recipe.batch_size,
-                epoch=epoch,
-                seed=self.recipe.seed,
-                order=self.recipe.order,
-            )
-            for micro_batches in plan[position:]:
+            for micro_batches in self._plan(epoch)[position:]:
                 if self.state.step >= self.total_steps:
                     return
                 yield micro_batches
 
-    def _step(self, micro_batches: list[list[int]]) -> bool:
-        """One optimizer step; False if it was skipped for a non-finite value."""
+    def _plan(self, epoch: int) -> plans.Plan:
+        return plans.plan(
+            self.lengths,
+            micro_batch_size=self.recipe.micro_batch_size,
+            batch_size=self.recipe.batch_size,
+            epoch=epoch,
+            seed=self.recipe.seed,
+            order=self.recipe.order,
+        )
+
+    def _step(self, micro_batches: list[list[int]]) -> None:
+        """One optimizer step. A step whose numbers are not finite is skipped and counted.
+
+        Raises:
+            JobError: too many of them in a row.
+        """
         started = time.perf_counter()
         batches = [
             plans.collate(self.train_set.kept, part, self.pad_id) for part in micro_batches
@@ -127,18 +147,16 @@ class Trainer:
         result = self.take_step(self.state.step, batches)
         seconds = time.perf_counter() - started
         supervised = sum(batch.supervised for batch in batches)
+        real_tokens = sum(batch.real_tokens for batch in batches)
         self.state.step += 1
         self.state.supervised_tokens += supervised
         if result.finite:
             self.state.last_loss = result.loss
+            self.state.skipped_in_a_row = 0
         else:
             self.state.skipped_steps += 1
-            at_fault = result.culprits or range(len(micro_batches))
-            ids = [self.train_set.kept_ids[i] for part in at_fault for i in micro_batches[part]]
-            self._warn(
-                f"step {self.state.step} skipped: loss {result.loss}, gradient norm "
-                f"{result.grad_norm}; rows {dataset.shown(ids)}"
-            )
+            self.state.skipped_in_a_row += 1
+            self._warn(self._blame(result, micro_batches))
         self.context.emit(
             events.TrainMetrics(
                 step=self.state.step,
@@ -146,32 +164,59 @@ class Trainer:
                 learning_rate=result.learning_rate,
                 grad_norm=result.grad_norm,
                 supervised_tokens=supervised,
-                tokens_per_second=sum(batch.real_tokens for batch in batches) / seconds,
+                tokens_per_second=real_tokens / seconds,
                 rows_per_second=sum(map(len, micro_batches)) / seconds,
                 peak_memory_gb=runtime.peak_memory_gb(),
+                epoch=self.state.step / self.steps_per_epoch,
+                padding=1 - real_tokens / sum(batch.tokens.size for batch in batches),
+                skipped_steps=self.state.skipped_steps,
             )
         )
-        return result.finite
+        if self.state.skipped_in_a_row >= self.recipe.max_skipped_steps:
+            raise JobError(
+                f"the loss or its gradient was not finite for {self.state.skipped_in_a_row} "
+                f"steps in a row, up to step {self.state.step}",
+                cure="lower learning_rate, or check the rows named in the warnings",
+            )
+
+    def _blame(self, result: StepResult, micro_batches: list[list[int]]) -> str:
+        """Which rows made a step useless."""
+        at_fault = [micro_batches[i] for i in result.culprits] or micro_batches
+        ids = [self.train_set.kept_ids[i] for part in at_fault for i in part]
+        where = (
+            f"in {len(at_fault)} of {len(micro_batches)} micro-batches: rows"
+            if result.culprits
+            else "only in the sum of all micro-batches: rows"
+        )
+        return (
+            f"step {self.state.step} skipped: loss {result.loss}, gradient norm "
+            f"{result.grad_norm}, {where} {dataset.shown(ids)}"
+        )
 
     def _validate(self) -> None:
         if not self.val_batches:
             self._keep_as_best()
             return
-        value = loss.validation_loss(self.model, self.val_batches)
+        value = validation.validation_loss(self.model, self.val_batches, self.group)
         self.context.emit(events.EvalMetrics(step=self.state.step, loss=value))
-        self.state.history.append((self.state.step, value))
-        if self.state.best_loss is None or value < self.state.best_loss:
-            self.state.best_loss, self.state.best_step = value, self.state.step
-            self.state.validations_without_gain = 0
+        if not math.isfinite(value):
+            self._warn(f"the validation loss of step {self.state.step} is {value}")
+        if validation.record(self.state, value):
             self._keep_as_best()
-        else:
-            self.state.validations_without_gain += 1
+
+    def _sample(self) -> None:
+        if self.sampler and self.group.leader:
+            for event in self.sampler(self.state.step):
+                self.context.emit(event)
 
     def _keep_as_best(self) -> None:
         self.state.best_step = self.state.step
-        checkpoint.replace_adapter(self.context.run.path / "adapter", self._write_adapter)
+        if self.group.leader:
+            checkpoint.replace_adapter(self.context.run.path / "adapter", self._write_adapter)
 
     def _save_checkpoint(self) -> None:
+        if not self.group.leader:
+            return
         path = checkpoint.save(
             self.context.run.path / "checkpoints",
             self.state,
@@ -189,16 +234,26 @@ class Trainer:
 
     def _obey(self) -> Control | None:
         order = self.context.poll(on_pause=self._save_checkpoint)
+        order = ORDERS[self.group.highest(ORDERS.index(order))]
         if order is Control.CHECKPOINT:
             self._save_checkpoint()
         return order
 
     def _resume(self) -> int | None:
-        path = checkpoint.newest_valid(self.context.run.path / "checkpoints", self._warn)
-        if path is None:
-            return None
-        self.state = checkpoint.restore(path, self.model, self.take_step.optimizer)
-        return self.state.step
+        """Take up the newest checkpoint; the other ranks take over the leader's state."""
+        path = None
+        if self.group.leader:
+            folder = self.context.run.path / "checkpoints"
+            path = checkpoint.newest_valid(folder, self._warn)
+        if path is not None:
+            ecellm = lora.read_info(path, self.model).ecellm
+            lora.check_base(path, ecellm, self.base.fingerprint)
+            self.state = checkpoint.restore(path, self.model, self.take_step.optimizer)
+        if self.group.size > 1:
+            self.state = checkpoint.share(
+                self.state, self.model, self.take_step.optimizer, self.group
+            )
+        return self.state.step or None
 
     def _attach(self) -> lora.LoraSpec:
         spec = lora.LoraSpec(
@@ -208,7 +263,7 @@ class Trainer:
             lora.resolve_targets(self.model, self.recipe.targets),
             self.recipe.dora,
         )
-        lora.attach(self.model, spec, seed=self.recipe.seed)
+        lora.attach(self.model, spec, seed=self.recipe.seed, init=self.recipe.init)
         if self.recipe.grad_checkpoint:
             recompute_blocks(self.model)
         return spec
@@ -241,6 +296,26 @@ class Trainer:
         path = Path(self.context.config[split])
         return dataset.encode(path, purpose, self.base, self.recipe.max_seq_length, self._warn)
 
+    def _sampler(self) -> Sampler:
+        config = self.context.config
+        return Sampler(
+            self.base,
+            rows.load(Path(config.get("val") or config["train"])),
+            count=self.recipe.samples,
+            seed=self.recipe.seed,
+            batch_size=self.recipe.micro_batch_size,
+        )
+
+    def _check_shares(self) -> None:
+        micro_batches = self.recipe.batch_size // self.recipe.micro_batch_size
+        if micro_batches < self.group.size:
+            raise RecipeError(
+                f"batch_size={self.recipe.batch_size} has {micro_batches} micro-batches of "
+                f"micro_batch_size={self.recipe.micro_batch_size}, too few for "
+                f"{self.group.size} ranks",
+                cure="lower micro_batch_size or raise batch_size",
+            )
+
     def _check_fingerprints(self) -> None:
         config, known = self.context.config, self.context.job.fingerprints
         now = {"base": self.base.fingerprint, "train": rows.digest([Path(config["train"])])}
@@ -259,6 +334,18 @@ class Trainer:
         patience = self.recipe.early_stop_patience
         return bool(patience) and self.state.validations_without_gain >= patience
 
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "train_rows": len(self.train_set.kept),
+            "val_rows": len(self.val_set.kept) if self.val_set else 0,
+            "dropped_rows": len(self.train_set.dropped_ids),
+            "cut_rows": len(self.train_set.cut_ids),
+            "steps_per_epoch": self.steps_per_epoch,
+            "padding": plans.padding_share(self._plan(0), self.lengths),
+            "trainable_parameters": self._trainable_parameters(),
+            "ranks": self.group.size,
+        }
+
     def _results(self) -> dict[str, Any]:
         return {
             "steps": self.state.step,
@@ -266,12 +353,14 @@ class Trainer:
             "best_validation_loss": self.state.best_loss,
             "best_step": self.state.best_step,
             "skipped_steps": self.state.skipped_steps,
+            "dropped_rows": len(self.train_set.dropped_ids),
             "peak_memory_gb": runtime.peak_memory_gb(),
             "adapter": str(self.context.run.path / "adapter"),
-            "trainable_parameters": sum(
-                a.size for _, a in tree_flatten(self.model.trainable_parameters())
-            ),
+            "trainable_parameters": self._trainable_parameters(),
         }
+
+    def _trainable_parameters(self) -> int:
+        return sum(a.size for _, a in tree_flatten(self.model.trainable_parameters()))
 
     def _warn(self, message: str) -> None:
         self.context.emit(events.Warned(message=message))

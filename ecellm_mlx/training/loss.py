@@ -7,7 +7,7 @@ batch (B, T); the output head runs over the N supervised positions only.
 
 from __future__ import annotations
 
-from ecellm_mlx.backend import mx, nn, scalar
+from ecellm_mlx.backend import mx, nn
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import body
@@ -35,13 +35,3 @@ def negative_log_likelihood(model: nn.Module, batch: Batch) -> mx.array:
     ]  # (N, hidden)
     logits = body.logits(model, chosen).astype(mx.float32)  # (N, vocab)
     return nn.losses.cross_entropy(logits, mx.array(batch.target_ids), reduction="sum")
-
-
-def validation_loss(model: nn.Module, batches: list[Batch]) -> float:
-    """Mean −log p over all supervised tokens of ``batches``, without dropout."""
-    model.eval()
-    total, tokens = 0.0, 0
-    for batch in batches:
-        total += scalar(negative_log_likelihood(model, batch))
-        tokens += batch.supervised
-    return total / tokens

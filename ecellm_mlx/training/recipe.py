@@ -2,18 +2,20 @@
 
 Recipe files, ``--set key=value``, the TUI's form and the reference page all
 derive from ``Recipe``. Reading a recipe reports every contradiction at once. The
-defaults are the paper's recipe (eCeLLM, arXiv 2402.08831, section 4 and its
-released scripts) except for ``loss_weighting``; ``recipes/*.toml`` say what they change.
+defaults are the paper's numbers (eCeLLM, arXiv 2402.08831, section 4 and its released
+scripts) with weighting by tokens, rows in length buckets, and the blocks as targets;
+``recipes/*.toml`` say what they change.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ecellm_mlx.errors import RecipeError
 
@@ -27,8 +29,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 def setting(default: Any, doc: str) -> Any:
     """A field with its one-line explanation."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"doc": doc})
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
     return field(default=default, metadata={"doc": doc})
 
 
@@ -41,13 +43,15 @@ class Recipe:
     dropout: float = setting(0.1, "dropout on the input of every LoRA branch")
     targets: list[str] = setting(
         ["all-linear"],
-        "layers to adapt, by name (q_proj, lm_head, …); all-linear is each linear layer of "
-        "the blocks",
+        "layers to adapt, by name (q_proj, lm_head, embed_tokens, …) or whole path; "
+        "all-linear is each linear layer of the blocks",
     )
     dora: bool = setting(False, "train DoRA: magnitude and direction of each weight apart")
     rslora: bool = setting(False, "scale by alpha / sqrt(rank) instead of alpha / rank")
     init: str = setting(
-        "peft", "initial A: peft (Kaiming uniform) or mlx-lm (uniform ±1/√in); B is zero"
+        "peft",
+        "initial weights as that library draws them; they differ for embeddings only, "
+        "where PEFT starts with A zero and B normal",
     )
     learning_rate: float = setting(1e-4, "peak learning rate")
     schedule: str = setting("cosine", "course of the learning rate after the warm-up")
@@ -72,6 +76,13 @@ class Recipe:
     early_stop_patience: int = setting(
         0, "stop after this many validations without improvement; 0 never stops early"
     )
+    max_skipped_steps: int = setting(
+        5, "fail after this many steps in a row whose loss or gradient is not finite"
+    )
+    sample_every: int = setting(
+        0, "answer a few validation rows every so many steps, to look at; 0 never does"
+    )
+    samples: int = setting(3, "how many rows to answer then")
 
     def __post_init__(self) -> None:
         problems = list(_contradictions(self))
@@ -83,7 +94,11 @@ class Recipe:
     @property
     def scale(self) -> float:
         """The factor on B·A: alpha / rank, or alpha / √rank for rsLoRA."""
-        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+        return self.scale_of(self.rank, self.alpha)
+
+    def scale_of(self, rank: int, alpha: float) -> float:
+        """The factor on B·A of a layer with a rank and an alpha of its own."""
+        return alpha / (rank**0.5 if self.rslora else rank)
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, as they go into ``job.json``."""
@@ -175,11 +190,32 @@ def parse_value(hint: Any, value: Any) -> Any:
         return int(value) if not isinstance(value, bool | float) else _reject(value)
     if hint is float:
         return float(value) if not isinstance(value, bool) else _reject(value)
+    if get_origin(hint) is dict:
+        return _parse_pattern(get_args(hint)[1], value)
     if get_args(hint):
         parts = value.split(",") if isinstance(value, str) else list(value)
         parts = [part.strip() if isinstance(part, str) else _reject(part) for part in parts]
         return [part for part in parts if part]
     return value if isinstance(value, str) else _reject(value)
+
+
+def _parse_pattern(kind: Any, value: Any) -> dict[str, Any]:
+    """``{"lm_head": 8}``, or the same as text: ``lm_head:8,q_proj:4``."""
+    if isinstance(value, str):
+        pairs = []
+        for item in filter(None, (part.strip() for part in value.split(","))):
+            name, separator, number = item.rpartition(":")
+            pairs.append((name.strip(), number) if separator else _reject(item))
+        value = dict(pairs)
+    if not isinstance(value, Mapping):
+        _reject(value)
+    parsed = {str(name): parse_value(kind, number) for name, number in value.items()}
+    for name in parsed:
+        try:
+            re.compile(name)
+        except re.error as error:
+            raise ValueError(f"{name!r}: {error}") from None
+    return parsed
 
 
 def _file_values(name_or_path: str) -> dict[str, Any]:
@@ -199,7 +235,14 @@ def _file_values(name_or_path: str) -> dict[str, Any]:
 
 
 def _contradictions(r: Recipe) -> Iterable[str]:
-    for key in ("rank", "batch_size", "micro_batch_size", "keep_checkpoints"):
+    for key in (
+        "rank",
+        "batch_size",
+        "micro_batch_size",
+        "keep_checkpoints",
+        "max_skipped_steps",
+        "samples",
+    ):
         if getattr(r, key) < 1:
             yield f"{key} must be at least 1, not {getattr(r, key)}"
     for key in (
@@ -207,6 +250,7 @@ def _contradictions(r: Recipe) -> Iterable[str]:
         "eval_every",
         "save_every",
         "early_stop_patience",
+        "sample_every",
         "clip_norm",
         "weight_decay",
         "seed",
@@ -244,6 +288,9 @@ def _contradictions(r: Recipe) -> Iterable[str]:
 def _type_words(hint: Any, key: str = "") -> str:
     if key in CHOICES:
         return "one of " + ", ".join(CHOICES[key])
+    if get_origin(hint) is dict:
+        kind = "whole number" if get_args(hint)[1] is int else "number"
+        return f"a {kind} by name, as in lm_head:8,q_proj:4"
     if get_args(hint):
         return "a list of names"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]

@@ -2,6 +2,7 @@
 
 Each block keeps its input only and runs again on the way back. The output head is
 not a block: its logits exist at supervised positions alone, with or without this.
+Running again must draw the same dropout: see ``ecellm_mlx.training.dropout``.
 """
 
 from __future__ import annotations
@@ -12,13 +13,19 @@ from ecellm_mlx.backend import mx, nn
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Make every block of ``model`` forget its activations; other models stay as they are."""
+    """Make every block of ``model`` forget its activations; other models stay as they are.
+
+    Only while training: validation and generation keep nothing anyway.
+    """
     for block in model.layers:
         kind = type(block)
 
         def call(
             self: nn.Module, *args: Any, _forward: Any = kind.__call__, **named: Any
         ) -> mx.array:
+            if not self.training:
+                return _forward(self, *args, **named)
+
             def forward(parameters: Any, *inner: Any, **inner_named: Any) -> mx.array:
                 self.update(parameters)
                 return _forward(self, *inner, **inner_named)

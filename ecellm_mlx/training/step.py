@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ecellm_mlx.backend import mx, nn, optim, scalar, tree_map
+from ecellm_mlx.backend import mx, nn, optim, scalar, tree_flatten, tree_map
 from ecellm_mlx.data.batches import Batch
-from ecellm_mlx.training import loss, schedule
+from ecellm_mlx.training import loss, ranks, schedule
+from ecellm_mlx.training.dropout import AdapterDropout
 from ecellm_mlx.training.recipe import Recipe
 
 
@@ -51,12 +52,16 @@ class OptimizerStep:
         model: its trainable parameters are updated in place.
         recipe: rates, clipping, weighting and seed.
         total_steps: length of the schedule.
+        group: the ranks that share the micro-batches of each step.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, total_steps: int) -> None:
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, total_steps: int, group: ranks.Ranks
+    ) -> None:
         self.model = model
         self.recipe = recipe
         self.total_steps = total_steps
+        self.group = group
         self.optimizer = optim.AdamW(
             learning_rate=recipe.learning_rate,
             betas=[0.9, 0.999],
@@ -65,36 +70,32 @@ class OptimizerStep:
             bias_correction=True,
         )
         self.optimizer.init(model.trainable_parameters())
+        self._dropout = AdapterDropout(model, recipe.dropout)
         self._loss_and_grad = nn.value_and_grad(model, loss.negative_log_likelihood)
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
         """Do step number ``step`` (from 0). A step that is not finite changes nothing."""
         self.model.train()
-        supervised = sum(batch.supervised for batch in micro_batches)
-        total = mx.array(0.0)
-        gradients: Any = None
-        culprits: list[int] = []
-        for index, batch in enumerate(micro_batches):
-            # Dropout follows from (seed, step, micro-batch), so a resumed run repeats it.
-            mx.random.seed(fold(self.recipe.seed, step, index))
-            value, gradient = self._loss_and_grad(self.model, batch)
-            weight = 1 / (
-                supervised
-                if self.recipe.loss_weighting == "token"
-                else batch.supervised * len(micro_batches)
-            )
-            total = total + value * weight
-            gradient = tree_map(lambda g, w=weight: g * w, gradient)
-            gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            mx.eval(total, gradients, value)
-            if not math.isfinite(scalar(value)):
-                culprits.append(index)
+        weights = self._weights(micro_batches)
+        losses = np.zeros(len(micro_batches), np.float32)
+        gradients = tree_map(mx.zeros_like, self.model.trainable_parameters())
+        for index, batch in self.group.share(micro_batches):
+            value, gradient = self._micro_batch(step, index, batch)
+            weight = weights[index]
+            gradients = tree_map(lambda g, d, w=weight: g + w * d, gradients, gradient)
+            mx.eval(gradients)
+            losses[index] = scalar(value)
+        gradients, every_loss = self.group.sum([gradients, mx.array(losses)])
         gradients, norm = optim.clip_grad_norm(gradients, self.recipe.clip_norm or math.inf)
-        result = StepResult(scalar(total), scalar(norm), self.rate(step), tuple(culprits))
-        if result.finite:
-            self.optimizer.learning_rate = result.learning_rate
-            self.optimizer.update(self.model, gradients)
-            mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+        # Added up in double precision, in the plan's order: the same on any number of ranks.
+        total = sum(w * v for w, v in zip(weights, np.array(every_loss).tolist(), strict=True))
+        result = StepResult(total, scalar(norm), self.rate(step))
+        if not result.finite:
+            culprits = self._culprits(step, micro_batches)
+            return StepResult(total, result.grad_norm, result.learning_rate, culprits)
+        self.optimizer.learning_rate = result.learning_rate
+        self.optimizer.update(self.model, gradients)
+        mx.eval(self.model.trainable_parameters(), self.optimizer.state)
         return result
 
     def rate(self, step: int) -> float:
@@ -102,6 +103,29 @@ class OptimizerStep:
         return self.recipe.learning_rate * schedule.factor(
             self.recipe.schedule, step, self.total_steps, self.recipe.warmup_ratio
         )
+
+    def _weights(self, micro_batches: Sequence[Batch]) -> list[float]:
+        """The weight of each micro-batch's summed loss in that of the step."""
+        if self.recipe.loss_weighting == "token":
+            supervised = sum(batch.supervised for batch in micro_batches)
+            return [1 / supervised] * len(micro_batches)
+        return [1 / (batch.supervised * len(micro_batches)) for batch in micro_batches]
+
+    def _micro_batch(self, step: int, index: int, batch: Batch) -> tuple[mx.array, Any]:
+        """Summed loss and its gradient. Dropout follows from (seed, step, index) alone."""
+        self._dropout.reseed(fold(self.recipe.seed, step, index))
+        return self._loss_and_grad(self.model, batch)
+
+    def _culprits(self, step: int, micro_batches: Sequence[Batch]) -> tuple[int, ...]:
+        """The micro-batches that are not finite by themselves, found by doing them again."""
+        found = np.zeros(len(micro_batches), np.float32)
+        for index, batch in self.group.share(micro_batches):
+            value, gradient = self._micro_batch(step, index, batch)
+            sums = [mx.abs(g).sum() for _, g in tree_flatten(gradient)]
+            finite = math.isfinite(scalar(mx.stack([mx.abs(value), *sums]).sum()))
+            found[index] = not finite
+        every = self.group.sum([mx.array(found)])[0]
+        return tuple(np.flatnonzero(np.array(every)).tolist())
 
 
 def fold(*numbers: int) -> int:

@@ -1,0 +1,45 @@
+"""Validation: the loss on held-out rows, and what it says about going on.
+
+Batches are fixed when a run starts and dropout is off, so no random number is drawn:
+validating more or less often changes nothing about training.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ecellm_mlx.backend import mx, nn, scalar
+from ecellm_mlx.data.batches import Batch
+from ecellm_mlx.training import loss
+from ecellm_mlx.training.checkpoint import TrainerState
+from ecellm_mlx.training.ranks import Ranks
+
+
+def validation_loss(model: nn.Module, batches: list[Batch], group: Ranks) -> float:
+    """Mean −log p over all supervised tokens of ``batches``, without dropout.
+
+    The ranks share the batches and add up in one order, so that all get the same number.
+    """
+    model.eval()
+    sums = np.zeros(len(batches), np.float32)
+    for index, batch in group.share(batches):
+        sums[index] = scalar(loss.negative_log_likelihood(model, batch))
+    every = np.array(group.sum([mx.array(sums)])[0], np.float64)
+    return float(every.sum()) / sum(batch.supervised for batch in batches)
+
+
+def record(state: TrainerState, value: float) -> bool:
+    """Note the validation loss of ``state.step``; True if it is the best so far.
+
+    A loss that is not finite is never the best.
+    """
+    finite = math.isfinite(value)
+    state.history.append((state.step, value if finite else None))
+    if finite and (state.best_loss is None or value < state.best_loss):
+        state.best_loss, state.best_step = value, state.step
+        state.validations_without_gain = 0
+        return True
+    state.validations_without_gain += 1
+    return False
