@@ -205,8 +205,9 @@ def _training_speed(run: jobs.RunDirectory) -> float:
 
 
 def _export(run: Path, folder: Path) -> dict[str, Any]:
-    from converters.verify import compare
     from ecellm_mlx.models import exporting
+
+    from converters.verify import compare
 
     path = exporting.to_peft(run, folder)
     result = compare(run / "adapter", path)

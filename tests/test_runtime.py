@@ -6,7 +6,7 @@ import subprocess
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,11 +15,9 @@ from ecellm_mlx import backend, runtime
 
 
 @pytest.fixture
-def fresh() -> Iterator[None]:
-    """Let prepare() decide anew, and forget what it decided."""
-    runtime.prepare.cache_clear()
-    yield
-    runtime.prepare.cache_clear()
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let prepare() decide anew, and forget afterwards what it decided."""
+    monkeypatch.setattr(runtime, "prepare", cache(runtime.prepare.__wrapped__))
 
 
 def fake_mlx(*, metal: bool, cuda: bool) -> Any:

@@ -8,6 +8,7 @@ transformers: each verb imports what it needs when it runs.
 from __future__ import annotations
 
 import sys
+import warnings
 
 
 def main() -> None:
@@ -16,9 +17,12 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    from converters.errors import ConversionError
+    else:
+        warnings.showwarning = _one_line
     from ecellm_mlx.cli.app import app
     from ecellm_mlx.errors import EcellmError
+
+    from converters.errors import ConversionError
 
     try:
         app()
@@ -40,3 +44,8 @@ def main() -> None:
             "report the traceback.\n"
         )
         raise SystemExit(1) from None
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as a sentence; where in the code it was raised is for --debug."""
+    sys.stderr.write(f"ecellm: warning: {message}\n")

@@ -22,8 +22,9 @@ def inspect(adapter: MlxAdapter, json: options.Json = False) -> None:
 
     Example: ecellm adapters inspect RUN
     """
-    from converters.peft import MLX_WEIGHTS, read_mlx
     from ecellm_mlx.models.adapter_files import folder_of
+
+    from converters.peft import MLX_WEIGHTS, read_mlx
 
     folder = folder_of(adapter)
     content = read_mlx(folder)
@@ -92,10 +93,11 @@ def verify(
 
     Example: ecellm adapters verify RUN my-adapter-peft
     """
-    from converters.verify import compare
     from ecellm_mlx import backend  # noqa: F401 - loads a fast BLAS before converters do
     from ecellm_mlx.errors import AdapterError
     from ecellm_mlx.models.adapter_files import folder_of
+
+    from converters.verify import compare
 
     result = compare(folder_of(adapter), peft)
     facts = {

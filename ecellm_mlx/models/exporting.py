@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from converters import peft
 from ecellm_mlx import backend  # noqa: F401 - loads a fast BLAS before converters do
 from ecellm_mlx.errors import AdapterError
 from ecellm_mlx.models import loading, registry
 from ecellm_mlx.models.adapter_files import CONFIG_FILE, folder_of
 from ecellm_mlx.models.fingerprint import base_fingerprint
+
+from converters import peft
 
 
 def to_peft(adapter: str | Path, out: Path, *, base: str | None = None) -> Path:

@@ -47,8 +47,9 @@ def install(file: Path, target: Path, *, again: bool = False) -> Path:
     """
     if again and (target / "config.json").exists():
         return target
-    from converters.gguf import import_gguf
     from ecellm_mlx import backend  # noqa: F401 - loads a fast BLAS before converters do
+
+    from converters.gguf import import_gguf
 
     ensure_folder(target.parent)
     return import_gguf(file, target)

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ecellm_mlx.backend import mx
+from ecellm_mlx.models import loading
+
 from converters.errors import ConversionError
 from converters.gguf import import_gguf, mlx_name
 from converters.gguf_header import read_header
-from ecellm_mlx.backend import mx
-from ecellm_mlx.models import loading
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecellm_mlx.backend import mx
+
 from converters.adapter import Adapter, LoraModule, alpha_of, divisor
 from converters.errors import ConversionError
 from converters.mlx_adapter import ORIGINALS, WEIGHTS, read_mlx, write_mlx
 from converters.packing import Packed, common_scale, pack, same_bits, unpack
-from ecellm_mlx.backend import mx
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 

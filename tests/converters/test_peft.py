@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ecellm_mlx.backend import mx
+from ecellm_mlx.models import loading, lora
+
 from converters.errors import ConversionError
 from converters.peft import from_peft, read_mlx, to_peft
 from converters.verify import compare
-from ecellm_mlx.backend import mx
-from ecellm_mlx.models import loading, lora
 
 TOKENS = [[5, 400, 77, 1234, 9, 250]]
 TARGETS = {
