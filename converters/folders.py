@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from converters.errors import ConversionError
 def new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that becomes ``target`` on success.
 
+    What an earlier process left behind when it was killed is removed.
+
     Raises:
         ConversionError: ``target`` holds files already, or cannot be written.
     """
@@ -28,7 +31,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        _remove_orphans(target)
+        prefix = f".{target.name}.{_host()}.{os.getpid()}."
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     except OSError as error:
         raise _unwritable(target, error) from error
     try:
@@ -46,6 +51,25 @@ def new_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_space(target: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Args:
+        target: the folder that will be written; it need not exist yet.
+        needed: bytes.
+
+    Raises:
+        ConversionError: fewer bytes are free.
+    """
+    existing = next(path for path in (target, *target.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise ConversionError(
+            f"{target} needs {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free on its "
+            "disk; free some space or choose another folder."
+        )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -77,6 +101,29 @@ def _unwritable(target: Path, error: OSError) -> ConversionError:
         f"{target} cannot be written: {(error.strerror or str(error)).lower()}; "
         "choose another folder."
     )
+
+
+def _remove_orphans(target: Path) -> None:
+    """Remove temporary folders of ``target`` whose process is gone from this machine."""
+    prefix = f".{target.name}.{_host()}."
+    for path in target.parent.iterdir():
+        process = path.name.removeprefix(prefix).split(".")[0]
+        if path.name.startswith(prefix) and process.isdigit() and not _alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "-") or "localhost"
 
 
 def _sync(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ecellm_mlx.cli import adapters, catalog, data, evaluate, models, runs
+from ecellm_mlx.cli import adapters, catalog, data, evaluate, export, models, runs
 from ecellm_mlx.cli.output import emit, emit_json, emit_table
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(export.app, name="export")
 runs.register(app)
 evaluate.register(app)
 

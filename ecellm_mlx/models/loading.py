@@ -182,17 +182,40 @@ def dequantized_weight(module: nn.Module) -> mx.array:
     """
     if "scales" not in module:
         return module.weight
-    scales, biases = module.scales, module.get("biases")
-    if module.mode == "affine":
-        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-    return mx.dequantize(
+    return dequantized(
         module.weight,
-        scales,
-        biases,
+        module.scales,
+        module.get("biases"),
         group_size=module.group_size,
         bits=module.bits,
         mode=module.mode,
     )
+
+
+def dequantized(
+    weight: mx.array,
+    scales: mx.array,
+    biases: mx.array | None = None,
+    *,
+    group_size: int,
+    bits: int,
+    mode: str,
+) -> mx.array:
+    """Floats (out, in) of packed integers; float32 for affine quantization."""
+    if mode == "affine" and biases is not None:
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    return mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits, mode=mode)
+
+
+def open_lazily(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model in ``path`` in its stored dtypes, and its configuration as mlx-lm reads it.
+
+    Weights are read from disk only when something is computed from them.
+
+    Raises:
+        ModelError: an architecture that mlx-lm does not know, or damaged files.
+    """
+    return _load_network(path)
 
 
 def _load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:

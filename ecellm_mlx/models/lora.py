@@ -236,7 +236,8 @@ def load(model: nn.Module, folder: Path, *, base: str) -> AdapterInfo:
     dtype = next(iter(expected.values())).dtype
     model.load_weights([(n, w.astype(dtype)) for n, w in weights.items()], strict=False)
     model.eval()
-    mx.eval(model.parameters())
+    # Not the base: it may be far larger than memory while it is fused.
+    mx.eval(parameters(model))
     return info
 
 

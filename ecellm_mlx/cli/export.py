@@ -1,0 +1,131 @@
+"""``ecellm adapters fuse`` and ``ecellm export``: hand results over to other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ecellm_mlx.cli import adapters, options
+from ecellm_mlx.cli.output import emit, emit_json, narrate
+from ecellm_mlx.cli.progress import byte_bar
+
+if TYPE_CHECKING:
+    from ecellm_mlx.models.merging import Written
+
+app = typer.Typer(help="Hand over: hf, gguf.", no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(help="An adapter folder, a run, or a model.")]
+Out = Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", help="The base model; the one the adapter names by default."),
+]
+Dtype = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None,
+    typer.Option("--dtype", help="Float type of the weights; the base's by default."),
+]
+Evaluations = Annotated[
+    list[Path] | None,
+    typer.Option("--eval", help="An `ecellm eval` run whose metrics the model card shows."),
+]
+
+
+@adapters.app.command()
+def fuse(
+    adapter: adapters.MlxAdapter,
+    out: Out,
+    base: Base = None,
+    quantize: Annotated[
+        int, typer.Option("--quantize", help="4 or 8 bits; 0 de-quantizes everything.")
+    ] = 0,
+    keep_adapted: Annotated[
+        bool,
+        typer.Option(
+            "--keep-adapted",
+            help="Store adapted layers one step finer: 8 bits for 4, floats for 8.",
+        ),
+    ] = False,
+    dtype: Dtype = None,
+    measure: Annotated[
+        bool,
+        typer.Option(help="Measure what quantization changed; loads both models in turn."),
+    ] = True,
+    evaluations: Evaluations = None,
+    json: options.Json = False,
+) -> None:
+    """Fuse an adapter into its base: one MLX model that needs no adapter.
+
+    Example: ecellm adapters fuse RUN my-model --quantize 4
+    """
+    from ecellm_mlx.models import merging
+
+    with byte_bar("fuse") as progress:
+        written = merging.fuse(
+            adapter,
+            out,
+            base=base,
+            bits=quantize,
+            keep_adapted=keep_adapted,
+            dtype=dtype,
+            measure=measure,
+            scores=_scores(evaluations),
+            progress=progress,
+        )
+    report(written, json=json, cure="--quantize 8, or --keep-adapted")
+
+
+@app.command()
+def hf(
+    source: Source,
+    out: Out,
+    base: Base = None,
+    dtype: Dtype = None,
+    evaluations: Evaluations = None,
+    json: options.Json = False,
+) -> None:
+    """Write a model that Hugging Face transformers loads, an adapter fused into it.
+
+    Example: ecellm export hf RUN my-model-hf --dtype bfloat16
+    """
+    from ecellm_mlx.models import merging
+
+    with byte_bar("export") as progress:
+        written = merging.export_hf(
+            merging.Source.find(source, base),
+            out,
+            dtype=dtype,
+            scores=_scores(evaluations),
+            progress=progress,
+        )
+    report(written, json=json)
+
+
+def report(written: Written, *, json: bool, cure: str = "") -> None:
+    """Print what was written, and what quantization did to it."""
+    narrate(
+        f"{written.size_bytes / 1e9:.2f} GB in {written.dtype}"
+        + (f", quantized to {written.bits} bits" if written.bits else "")
+        + (f"; {written.adapted_modules} layers fused" if written.adapted_modules else "")
+    )
+    if difference := written.divergence:
+        beside = difference.kl_of_fine_tune
+        narrate(
+            f"mean KL from the unquantized model {difference.kl:.4f} nats per answer token"
+            + (f", the fine-tune itself: {beside:.4f}" if beside is not None else "")
+            + f"; same likeliest token at {difference.same_top_token:.1%} of "
+            f"{difference.positions} positions"
+        )
+        if difference.risky and cure:
+            narrate(f"warning: quantization took a part of the fine-tune back; try {cure}")
+    if json:
+        emit_json(written.to_dict())
+    else:
+        emit(str(written.path))
+
+
+def _scores(evaluations: list[Path] | None) -> tuple[dict[str, Any], ...]:
+    from ecellm_mlx.models.card import read_scores
+
+    return tuple(read_scores(path) for path in evaluations or [])
