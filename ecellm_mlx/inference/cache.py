@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn
 from ecellm_mlx.errors import ModelError
 
 HOLE = -1
+# Added to the score of a column that is not seen: far below any score, yet finite, as
+# the score of a column of zeros is.
+UNSEEN = -1e30
 GROWTH = 64
 
 
@@ -39,8 +43,12 @@ class LayerCache:
 
     def make_mask(
         self, _length: int, return_array: bool = False, window_size: int | None = None
-    ) -> mx.array:
-        """Which columns the new tokens may see: (B, 1, new, columns), boolean."""
+    ) -> mx.array | None:
+        """Which columns the new tokens may see; None if all: (B or 1, 1, new, columns).
+
+        Boolean, or on the CPU backend a term for the scores: adding is cheaper there
+        than choosing.
+        """
         del return_array
         return self.batch.mask(window_size)
 
@@ -70,7 +78,7 @@ class BatchCache:
         self.layers = [LayerCache(self) for _ in range(layer_count)]
         self.offsets = mx.array(self.lengths)
         self._queries: NDArray[np.int32] = np.zeros((rows, 0), np.int32)
-        self._masks: dict[int | None, mx.array] = {}
+        self._masks: dict[int | None, mx.array | None] = {}
 
     def begin(self, counts: Sequence[int]) -> None:
         """Announce a forward pass over max(counts) columns, of which row i fills counts[i]."""
@@ -86,14 +94,20 @@ class BatchCache:
         self.lengths = self.lengths + np.asarray(counts, np.int32)
         self._masks = {}
 
-    def mask(self, window: int | None) -> mx.array:
+    def mask(self, window: int | None) -> mx.array | None:
         """The mask of the announced pass, computed once for all layers."""
         if window not in self._masks:
             keys, queries = self.positions[:, None, :], self._queries[:, :, None]
             seen = (keys != HOLE) & (keys <= queries)
             if window:
                 seen &= keys > queries - window
-            self._masks[window] = mx.array(seen[:, None])
+            if seen.all():
+                self._masks[window] = None
+            elif runtime.prepare().on_cpu:
+                unseen = np.where(seen, np.float32(0), np.float32(UNSEEN))
+                self._masks[window] = mx.array(unseen[:, None])
+            else:
+                self._masks[window] = mx.array(seen[:, None])
         return self._masks[window]
 
     def select(self, rows: Sequence[int]) -> BatchCache:

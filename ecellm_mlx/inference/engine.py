@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ecellm_mlx.backend import mx, nn, scalar
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.inference.cache import BatchCache, join, layer_count
+from ecellm_mlx.inference.host import HostKernels
 from ecellm_mlx.models import body
 
 # A shorter common prefix saves less than its own forward pass costs.
@@ -74,6 +75,7 @@ class Engine:
         self.batch_size = batch_size
         self._splits = not body.split_problem(model)
         self._layers = layer_count(model)
+        self._host = HostKernels(model)
         self.vocab_size = self._probe()
 
     def prefill(self, prompts: Sequence[Prompt]) -> Iterator[Prefilled]:
@@ -211,9 +213,10 @@ class Engine:
 
     def _hidden(self, tokens: mx.array, cache: BatchCache) -> mx.array:
         """Hidden states (B, T, hidden) where the model splits, else its logits."""
-        if self._splits:
-            return body.hidden_states(self.model, tokens, cache.layers)
-        return self.model(tokens, cache=cache.layers)
+        with self._host.active():
+            if self._splits:
+                return body.hidden_states(self.model, tokens, cache.layers)
+            return self.model(tokens, cache=cache.layers)
 
     def _logits(self, hidden: mx.array) -> mx.array:
         """Logits of what ``_hidden`` gave, whatever that is."""
