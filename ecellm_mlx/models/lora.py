@@ -4,34 +4,46 @@ The layers and the files are mlx-lm's, so ``mlx_lm.generate --adapter-path`` tak
 our adapters unchanged. Equation: y = W x + scale · B A dropout(x), with lora_a of
 shape (in, r) and lora_b of shape (r, out). What mlx-lm leaves to chance is checked
 here: a target that matches nothing, a tensor that is missing, another base.
+
+Layers may have ranks and scales of their own: see ``ecellm_mlx.models.lora_tensors``.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.backend import mx, nn, tree_flatten, tree_unflatten
-from ecellm_mlx.errors import AdapterError, ModelError, RecipeError
+from ecellm_mlx.errors import AdapterError, RecipeError
 from ecellm_mlx.files import write_json
-from ecellm_mlx.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from ecellm_mlx.models.fingerprint import verify_safetensors
+from ecellm_mlx.models import lora_tensors
+from ecellm_mlx.models.adapter_files import CONFIG_FILE
+from ecellm_mlx.models.lora_tensors import LEAVES, LoraSpec, Shape
+
+__all__ = [
+    "ALL_LINEAR",
+    "LEAVES",
+    "AdapterInfo",
+    "LoraSpec",
+    "Shape",
+    "adaptable",
+    "attach",
+    "check_base",
+    "detach",
+    "load",
+    "parameters",
+    "pattern_key",
+    "read_info",
+    "resolve_targets",
+    "restore",
+    "save",
+]
 
 ALL_LINEAR = "all-linear"
-LEAVES = ("lora_a", "lora_b", "m")
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """Shape of an adapter. ``scale`` is the factor on B·A (alpha / rank, say)."""
-
-    rank: int
-    scale: float
-    dropout: float
-    modules: tuple[str, ...]
-    dora: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,15 @@ def resolve_targets(model: nn.Module, targets: list[str]) -> tuple[str, ...]:
     return tuple(name for name in layers if name in chosen)
 
 
+def pattern_key(patterns: Mapping[str, Any], module: str) -> str | None:
+    """The first of ``patterns`` that names ``module``, as PEFT matches them.
+
+    A pattern is a name or a regular expression for the end of a path, from a dot on:
+    ``q_proj``, ``layers.0.mlp.up_proj``, ``[kv]_proj``.
+    """
+    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
+
+
 def attach(
     model: nn.Module, spec: LoraSpec, *, seed: int | None = None, init: str = "peft"
 ) -> None:
@@ -111,7 +132,8 @@ def attach(
             kind = DoRALinear if spec.dora else LoRALinear
         else:
             kind = DoRAEmbedding if spec.dora else LoRAEmbedding
-        adapter = kind.from_base(layer, r=spec.rank, dropout=spec.dropout, scale=spec.scale)
+        shape = spec.shape(name)
+        adapter = kind.from_base(layer, r=shape.rank, dropout=spec.dropout, scale=shape.scale)
         if init == "peft" and "embedding" in adapter:
             adapter.lora_a = mx.zeros_like(adapter.lora_a)
             adapter.lora_b = mx.random.normal(adapter.lora_b.shape)
@@ -142,15 +164,17 @@ def parameters(model: nn.Module) -> dict[str, mx.array]:
 
 def save(folder: Path, model: nn.Module, spec: LoraSpec, ecellm: dict[str, Any]) -> None:
     """Write the adapter of ``model`` into an existing folder in mlx-lm's format."""
-    mx.save_safetensors(str(folder / WEIGHTS_FILE), parameters(model))
+    packed = lora_tensors.write(folder, parameters(model), spec, ecellm.get("alpha"))
+    if packed.own:
+        ecellm = {**ecellm, "modules": packed.own}
     write_json(
         folder / CONFIG_FILE,
         {
             "fine_tune_type": "dora" if spec.dora else "lora",
             "num_layers": len(model.layers),
             "lora_parameters": {
-                "rank": spec.rank,
-                "scale": spec.scale,
+                "rank": packed.rank,
+                "scale": packed.scale,
                 "dropout": spec.dropout,
                 "keys": _keys(model, spec.modules),
             },
@@ -170,13 +194,18 @@ def read_info(folder: Path, model: nn.Module) -> AdapterInfo:
         config = json.loads(path.read_text(encoding="utf-8"))
         kind = config.get("fine_tune_type", "lora")
         values = config["lora_parameters"]
-        modules = _modules(model, values.get("keys"), int(config["num_layers"]))
+        ecellm = config.get("ecellm", {})
+        own = {
+            name: Shape(int(value["rank"]), float(value["scale"]), value.get("alpha"))
+            for name, value in ecellm.get("modules", {}).items()
+        }
         spec = LoraSpec(
             int(values["rank"]),
             float(values["scale"]),
             float(values["dropout"]),
-            modules,
+            _modules(model, values.get("keys"), int(config["num_layers"])),
             dora=kind == "dora",
+            own=own,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         cause = f"{type(error).__name__}: {error}"
@@ -190,7 +219,7 @@ def read_info(folder: Path, model: nn.Module) -> AdapterInfo:
         raise AdapterError(
             f"{path}: fine_tune_type {kind!r} is not an adapter", expected="lora or dora"
         )
-    return AdapterInfo(spec, config.get("ecellm", {}))
+    return AdapterInfo(spec, ecellm)
 
 
 def load(model: nn.Module, folder: Path, *, base: str) -> AdapterInfo:
@@ -207,38 +236,30 @@ def load(model: nn.Module, folder: Path, *, base: str) -> AdapterInfo:
     """
     info = read_info(folder, model)
     check_base(folder, info.ecellm, base)
-    weights_path = folder / WEIGHTS_FILE
-    try:
-        verify_safetensors(weights_path)
-    except ModelError as error:
-        raise AdapterError(
-            error.what, got=error.got, expected=error.expected, cure=error.cure
-        ) from None
     attach(model, info.spec)
-    weights = mx.load(str(weights_path))
-    assert isinstance(weights, dict)
     expected = parameters(model)
-    problems = [f"{name} is missing" for name in expected if name not in weights]
-    problems += [f"{name} is unknown" for name in weights if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(weights[name].shape)}, not {tuple(array.shape)}"
-        for name, array in expected.items()
-        if name in weights and weights[name].shape != array.shape
-    ]
-    if problems:
+    try:
+        weights = lora_tensors.read(folder, info.spec, expected)
+    except AdapterError:
         detach(model)
-        raise AdapterError(
-            f"the adapter {folder} does not fit the model: "
-            + "; ".join(problems[:20])
-            + (f"; and {len(problems) - 20} more" if len(problems) > 20 else ""),
-            cure="use the base model that it was trained on",
-        )
+        raise
     dtype = next(iter(expected.values())).dtype
     model.load_weights([(n, w.astype(dtype)) for n, w in weights.items()], strict=False)
     model.eval()
     # Not the base: it may be far larger than memory while it is fused.
     mx.eval(parameters(model))
     return info
+
+
+def restore(model: nn.Module, folder: Path) -> None:
+    """Put the tensors in ``folder`` back into the adapter that ``model`` has, bit for bit.
+
+    Raises:
+        AdapterError: they are of another adapter.
+    """
+    spec = read_info(folder, model).spec
+    weights = lora_tensors.read(folder, spec, parameters(model))
+    model.load_weights(list(weights.items()), strict=False)
 
 
 def check_base(folder: Path, ecellm: dict[str, Any], base: str) -> None:

@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.backend import mx, nn, optim, tree_flatten, tree_unflatten
-from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import ensure_folder, storage_errors, sync_folder, write_json
 from ecellm_mlx.models import lora
-from ecellm_mlx.models.adapter_files import WEIGHTS_FILE
 from ecellm_mlx.training.ranks import Ranks
 
 MANIFEST = "manifest.json"
@@ -106,15 +104,9 @@ def restore(path: Path, model: nn.Module, optimizer: optim.Optimizer) -> Trainer
     """Load a checkpoint into a model with its adapter attached.
 
     Raises:
-        JobError: the checkpoint does not fit the model.
+        AdapterError: the checkpoint is of another adapter.
     """
-    weights = mx.load(str(path / WEIGHTS_FILE))
-    assert isinstance(weights, dict)
-    if set(weights) != set(lora.parameters(model)):
-        raise JobError(
-            f"{path} belongs to another adapter", cure="start a new run with `ecellm train`"
-        )
-    model.load_weights(list(weights.items()), strict=False)
+    lora.restore(model, path)
     state = mx.load(str(path / OPTIMIZER))
     assert isinstance(state, dict)
     optimizer.state = tree_unflatten(list(state.items()))

@@ -22,7 +22,7 @@ from ecellm_mlx.data import encoding, rows
 from ecellm_mlx.errors import JobError, RecipeError
 from ecellm_mlx.jobs import Control, JobContext
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import checkpoint, dataset, loss, ranks, validation
+from ecellm_mlx.training import adapter, checkpoint, dataset, loss, ranks, validation
 from ecellm_mlx.training.recipe import Recipe, from_values
 from ecellm_mlx.training.recompute import recompute_blocks
 from ecellm_mlx.training.samples import Sampler
@@ -256,13 +256,7 @@ class Trainer:
         return self.state.step or None
 
     def _attach(self) -> lora.LoraSpec:
-        spec = lora.LoraSpec(
-            self.recipe.rank,
-            self.recipe.scale,
-            self.recipe.dropout,
-            lora.resolve_targets(self.model, self.recipe.targets),
-            self.recipe.dora,
-        )
+        spec = adapter.spec_for(self.model, self.recipe)
         lora.attach(self.model, spec, seed=self.recipe.seed, init=self.recipe.init)
         if self.recipe.grad_checkpoint:
             recompute_blocks(self.model)

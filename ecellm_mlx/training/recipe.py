@@ -9,6 +9,7 @@ scripts) with weighting by tokens, rows in length buckets, and the blocks as tar
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -52,6 +53,12 @@ class Recipe:
         "peft",
         "initial weights as that library draws them; they differ for embeddings only, "
         "where PEFT starts with A zero and B normal",
+    )
+    rank_pattern: dict[str, int] = setting(
+        {}, "ranks of single layers, by name or regular expression, as in PEFT"
+    )
+    alpha_pattern: dict[str, float] = setting(
+        {}, "alphas of single layers, by name or regular expression, as in PEFT"
     )
     learning_rate: float = setting(1e-4, "peak learning rate")
     schedule: str = setting("cosine", "course of the learning rate after the warm-up")
@@ -199,6 +206,17 @@ def parse_value(hint: Any, value: Any) -> Any:
     return value if isinstance(value, str) else _reject(value)
 
 
+def as_text(value: Any) -> str:
+    """A value as ``--set`` takes it: the inverse of ``parse_value``."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{number}" for name, number in value.items())
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value)
+
+
 def _parse_pattern(kind: Any, value: Any) -> dict[str, Any]:
     """``{"lm_head": 8}``, or the same as text: ``lm_head:8,q_proj:4``."""
     if isinstance(value, str):
@@ -235,6 +253,10 @@ def _file_values(name_or_path: str) -> dict[str, Any]:
 
 
 def _contradictions(r: Recipe) -> Iterable[str]:
+    numbers = {f.name: getattr(r, f.name) for f in fields(r)}
+    for key, value in numbers.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{key} must be a finite number, not {value}"
     for key in (
         "rank",
         "batch_size",
@@ -260,6 +282,12 @@ def _contradictions(r: Recipe) -> Iterable[str]:
     for key in ("alpha", "learning_rate", "epochs"):
         if not getattr(r, key) > 0:
             yield f"{key} must be positive, not {getattr(r, key)}"
+    for name, rank in r.rank_pattern.items():
+        if rank < 1:
+            yield f"rank_pattern: the rank of {name} must be at least 1, not {rank}"
+    for name, alpha in r.alpha_pattern.items():
+        if not alpha > 0:
+            yield f"alpha_pattern: the alpha of {name} must be positive, not {alpha}"
     if not 0 <= r.dropout < 1:
         yield f"dropout must be at least 0 and below 1, not {r.dropout}"
     if not 0 <= r.warmup_ratio <= 1:

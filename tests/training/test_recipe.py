@@ -63,3 +63,61 @@ def test_cosine_equals_transformers(total: int) -> None:
         )
         optimizer.step()
         theirs.step()
+
+
+PAPER = {
+    "rank": 16,
+    "alpha": 16.0,
+    "dropout": 0.1,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "dora": False,
+    "rslora": False,
+    "init": "peft",
+    "learning_rate": 1e-4,
+    "schedule": "cosine",
+    "warmup_ratio": 0.05,
+    "weight_decay": 0.0,
+    "clip_norm": 1.0,
+    "epochs": 3.0,
+    "max_steps": 0,
+    "batch_size": 128,
+    "micro_batch_size": 1,
+    "max_seq_length": 2048,
+    "loss_weighting": "microbatch",
+    "order": "shuffled",
+    "bits": 0,
+    "eval_every": 0,
+    "save_every": 0,
+}
+LLAMA_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+PAPER_TARGETS = {
+    "ecellm-s": {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2", "lm_head"},
+    "ecellm-m": LLAMA_TARGETS | {"lm_head"},
+    "ecellm-l": LLAMA_TARGETS | {"lm_head"},
+}
+
+
+@pytest.mark.parametrize("name", list(PAPER_TARGETS))
+def test_presets_are_the_paper_s_and_laptops_change_only_what_they_say(name: str) -> None:
+    preset, laptop = recipe.read(name), recipe.read(f"{name}-laptop")
+    assert {key: getattr(preset, key) for key in PAPER} == PAPER
+    assert set(preset.targets) == PAPER_TARGETS[name]
+    changed = {k for k, v in laptop.to_dict().items() if v != preset.to_dict()[k]}
+    memory, course = {"bits", "grad_checkpoint"}, {"epochs", "loss_weighting", "order"}
+    assert changed == memory | course | {"save_every", "eval_every"}
+    assert (laptop.bits, laptop.grad_checkpoint, laptop.micro_batch_size) == (4, True, 1)
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_texts_of_settings_are_what_set_takes(name: str) -> None:
+    values = recipe.read(name, ["rank_pattern=lm_head:8,q_proj:4"])
+    texts = [f"{key}={recipe.as_text(value)}" for key, value in values.to_dict().items()]
+    assert recipe.read(None, texts) == values
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "alpha", "epochs", "clip_norm"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_numbers_are_finite(key: str, value: str) -> None:
+    with pytest.raises(RecipeError, match=f"{key} must be a finite number"):
+        recipe.read(None, [f"{key}={value}"])

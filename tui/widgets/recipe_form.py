@@ -15,16 +15,8 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from ecellm_mlx.training import recipe
+from ecellm_mlx.training.recipe import as_text
 from tui.widgets.cycle import Cycle
-
-
-def as_text(value: Any) -> str:
-    """A setting's value as ``--set`` takes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return ",".join(value)
-    return str(value)
 
 
 class SettingRow(Widget):
