@@ -94,6 +94,26 @@ class EvalMetrics(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CatalogMetrics(Event):
+    """How a catalog run stands. Rows that need no work count as done.
+
+    ``computed`` answers are new, ``reused`` ones were in the journal before this process;
+    ``confidence`` counts answers in ten bins from 0-0.1 to 0.9-1.
+    """
+
+    name = "catalog_metrics"
+    done: int
+    total: int
+    computed: int
+    reused: int
+    errors: int
+    rejected: int
+    rows_per_second: float | None
+    eta_seconds: float | None
+    confidence: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample(Event):
     """One answer of the model, to look at while a job runs."""
 
@@ -156,6 +176,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         Progress,
         TrainMetrics,
         EvalMetrics,
+        CatalogMetrics,
         Sample,
         Checkpoint,
         Warned,

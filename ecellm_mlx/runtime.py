@@ -182,6 +182,26 @@ def available_memory_gb() -> float:
     return psutil.virtual_memory().available / GIB
 
 
+@dataclass(frozen=True)
+class Battery:
+    """Charge in percent, and whether the machine is on mains power."""
+
+    percent: float
+    plugged: bool
+
+
+def battery() -> Battery | None:
+    """The battery; None where the machine has none or does not tell."""
+    import psutil
+
+    read = getattr(psutil, "sensors_battery", None)
+    found = read() if read else None
+    if found is None:
+        return None
+    # Where the system does not know whether it is plugged, it is taken to be.
+    return Battery(float(found.percent), found.power_plugged is not False)
+
+
 def peak_memory_gb() -> float:
     """MLX's peak since ``reset_peak_memory`` in this process (GiB)."""
     import mlx.core as mx  # noqa: TID251

@@ -1,204 +1,254 @@
 """The catalog job: answer every product of a table and write the table with answers.
 
-All original columns stay in order; ``ecellm_<task>``, ``ecellm_<task>_confidence``
-and ``ecellm_<task>_error`` follow. Answers go through a journal beside the output,
-so a killed run continues where it was.
+All original columns stay in order; ``ecellm_<name>``, ``ecellm_<name>_confidence`` and
+``ecellm_<name>_error`` follow. Answers go through a journal beside the output, so a killed
+run continues where it was, and the next month's export computes only what changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ecellm_mlx import events, jobs, runtime
-from ecellm_mlx.catalog import mapping as mappings
-from ecellm_mlx.catalog import tables
-from ecellm_mlx.catalog.journal import Entry, Journal
-from ecellm_mlx.catalog.mapping import Product
-from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Kind, Task
-from ecellm_mlx.data.tasks import find as find_task
-from ecellm_mlx.errors import DataError, JobError, UsageError
+from ecellm_mlx.catalog import answering, shards, writing
+from ecellm_mlx.catalog.guard import Guard
+from ecellm_mlx.catalog.journal import Journal
+from ecellm_mlx.catalog.question import DEFAULT_MAX_WORDS, Question, build
+from ecellm_mlx.catalog.shards import journal_path
+from ecellm_mlx.catalog.tables import Table, open_table
+from ecellm_mlx.data.rows import Row, digest
+from ecellm_mlx.errors import JobError, UsageError
 from ecellm_mlx.files import ensure_folder
 from ecellm_mlx.models import adapter_files, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
 
-if TYPE_CHECKING:
-    from ecellm_mlx.inference.answers import Answerer
+__all__ = ["journal_path", "launch", "run_job"]
 
-# Kinds of answers that need no list of options beside the product.
-RUNNABLE = (Kind.YES_NO, Kind.EXTRACTION, Kind.TEXT)
+HASH_BYTES = 1024 * 1024
 
 
 def launch(
     table: Path,
     *,
-    task: str,
-    mapping: Sequence[str],
     model: str,
     out: Path,
+    task: str | None = None,
+    mapping: Sequence[str] = (),
     adapter: str | None = None,
     instruction: str | None = None,
+    labels: Sequence[str] = (),
+    attributes: Sequence[str] = (),
+    name: str | None = None,
+    max_words: int = DEFAULT_MAX_WORDS,
     batch_size: int = 16,
     resume: bool = False,
+    new: bool = False,
+    strict: bool = False,
+    review_below: float | None = None,
+    pause_on_battery: float | None = None,
+    pause_on_memory: float | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    sheet: str | None = None,
     run: Path | None = None,
 ) -> jobs.RunDirectory:
     """Create the run directory of a catalog job; ``jobs.start`` starts it.
 
+    Args:
+        table: the file to read.
+        model, adapter: what answers.
+        out: the file to write, in any format of ``tables``.
+        task, mapping, instruction, labels, attributes, name, max_words: see
+            ``question.build``.
+        batch_size: rows computed at once.
+        resume: go on with an output's journal.
+        new: keep answers apart from those of other settings in the same journal.
+        strict: refuse a table with rows that cannot be read.
+        review_below: confidence (0-1) under which a row goes to the review file.
+        pause_on_battery: charge in percent under which an unplugged machine pauses.
+        pause_on_memory: available memory in GiB under which the job pauses.
+        encoding, delimiter, sheet: see ``tables.open_table``.
+        run: the run directory; a new one in the workspace when not given.
+
     Raises:
         DataError, UsageError, ModelError: what is wrong, before anything starts.
-        JobError: the output exists and ``resume`` was not asked for.
+        JobError: the output exists and ``resume`` was not asked for, or it was made with
+            other settings.
     """
-    found = find_task(task)
-    if found.kind not in RUNNABLE:
+    reading = {"encoding": encoding, "delimiter": delimiter, "sheet": sheet}
+    content = open_table(table, **reading)
+    question = build(
+        content.names,
+        task=task,
+        mapping=mapping,
+        instruction=instruction,
+        labels=labels,
+        attributes=attributes,
+        name=name,
+        max_words=max_words,
+    )
+    if review_below is not None and not 0 < review_below <= 1:
         raise UsageError(
-            f"--task {found.name} needs options to choose from, which a table does not have",
-            cure="choose a task such as Attribute_Value_Extraction",
+            "--review-below is no confidence", got=str(review_below), expected="0 to 1"
         )
-    content = tables.read(table)
-    parsed = mappings.parse(mapping, found, content.header)
+    if strict:
+        answering.check_rows(content)
     base = registry.resolve(model)
     out = out.absolute()
+    if out == table.absolute():
+        raise UsageError(f"--out is the table itself: {table}", cure="give another file")
     ensure_folder(out.parent)
-    if not resume and (out.exists() or journal_path(out).exists()):
-        raise JobError(
-            f"{out} or its journal exists already",
-            cure="continue it with --resume, or give another --out",
-        )
     config = {
         "table": str(table.absolute()),
-        "task": found.name,
-        "mapping": [f"{k}={v}" for k, v in parsed.to_dict().items()],
-        "instruction": instruction or found.instruction,
+        "reading": reading,
+        "question": question.to_dict(),
+        "task": question.task_name,
         "model": str(base.absolute()),
         "model_name": model,
         "adapter": str(adapter_files.folder_of(adapter)) if adapter else None,
         "out": str(out),
         "batch_size": batch_size,
+        "new": new,
+        "review_below": review_below,
+        "pause_on_battery": pause_on_battery,
+        "pause_on_memory": pause_on_memory,
     }
-    return jobs.create(
-        "catalog", config, out=run, fingerprints={"base": base_fingerprint(base)}
-    )
+    fingerprints = {"base": base_fingerprint(base)}
+    journal = journal_path(out, shards.launched_rank())
+    if journal.exists() and (resume or new):
+        # Other settings are refused here, where the user is still looking.
+        Journal(journal, identity(config, fingerprints["base"]), new=new).close()
+    elif not resume and (out.exists() or journal.exists()):
+        raise JobError(
+            f"{out} or its journal exists already",
+            cure="continue it with --resume, or give another --out",
+        )
+    return jobs.create("catalog", config, out=run, fingerprints=fingerprints)
 
 
-def journal_path(out: Path) -> Path:
-    """The journal of an output file."""
-    return out.with_name(out.name + ".journal.sqlite")
+def identity(config: dict[str, Any], base: str) -> dict[str, Any]:
+    """What answers depend on beside the row, by the name of the option that changes it."""
+    question = dict(config["question"])
+    adapter = Path(config["adapter"]) if config["adapter"] else None
+    return {
+        "task": question["task_name"],
+        "mapping": [sorted(question["columns"].items()), sorted(question["constants"].items())],
+        "instruction": question["instruction"],
+        "labels": question["labels"],
+        "max-words": question["max_words"],
+        "model": base,
+        "adapter": digest([adapter / adapter_files.WEIGHTS_FILE]) if adapter else None,
+    }
 
 
 def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
     """Process the table as ``job.json`` says."""
-    from ecellm_mlx.backend import RUNTIME
-    from ecellm_mlx.inference.answers import Answerer
-    from ecellm_mlx.models import loading, lora
-
     config = context.config
-    task, out = find_task(config["task"]), Path(config["out"])
-    table = tables.read(Path(config["table"]))
-    mapping = mappings.parse(config["mapping"], task, table.header)
-    products = mappings.to_products(table, mapping, task, config["instruction"])
-    runtime.reset_peak_memory()
-
-    def warn(message: str) -> None:
-        context.emit(events.Warned(message=message))
-
-    base = loading.load(config["model"], warn=warn)
-    adapter = Path(config["adapter"]) if config["adapter"] else None
-    if adapter:
-        lora.load(base.model, adapter, base=base.fingerprint)
-    answerer = Answerer(base, batch_size=config["batch_size"])
-    journal = Journal(journal_path(out), _identity(config, context, adapter))
     started = time.perf_counter()
-    try:
-        entries = journal.entries()
-        context.started(device=RUNTIME.device, total_steps=len(products))
-        stopped = _answer_missing(context, answerer, journal, products, entries)
-    finally:
-        journal.close()
-    if stopped:
-        return "stopped", {"rows": len(entries), "out": str(out)}
-    header, result = _with_answers(table, task, products, entries)
-    tables.write(out, table.dialect, header, result)
+    question = Question.from_dict(config["question"])
+    table = open_table(Path(config["table"]), **config["reading"])
+    out = Path(config["out"])
+    shard = shards.join()
+    who = identity(config, context.job.fingerprints["base"])
+    size = answering.chunk_rows(config["batch_size"])
+    with Journal(journal_path(out, shard.rank), who, new=config["new"]) as journal:
+        if not journal.begin(_source(config)):
+            answering.plan(table, question, journal, size)
+        ask, speed = _load(context)
+        pass_ = answering.Answering(
+            context,
+            journal,
+            shard,
+            Guard(config["pause_on_battery"], config["pause_on_memory"]),
+            ask,
+            size=size,
+            batch_size=config["batch_size"],
+        )
+        context.started(device=_device(), total_steps=pass_.tally.total)
+        done = pass_.run(table, question)
+        if not shards.all_done(shard, done):
+            return "stopped", {"rows": pass_.tally.done, "out": str(out)}
+        shards.exchange(shard, journal)
+        if shard.rank:
+            return "finished", {"rows": pass_.tally.done, "out": str(out)}
+        written = writing.write(
+            table,
+            question,
+            journal,
+            out,
+            review_below=config["review_below"],
+            tick=lambda: context.advance(context.status.step),
+        )
+    _warn(context, table, written, out)
     return "finished", {
-        "rows": len(products),
-        "errors": sum(bool(entries[product.key].error) for product in products),
+        "rows": written.rows,
+        "computed": pass_.tally.computed,
+        "errors": written.errors,
+        "rejected": written.rejected,
+        "review": written.review,
         "out": str(out),
-        "rows_per_second": len(products) / (time.perf_counter() - started),
-        "tokens_per_second": answerer.speed.tokens_per_second,
+        "columns": written.columns,
+        "rejects_file": str(writing.rejects_path(out)) if written.rejected else None,
+        "review_file": str(writing.review_path(out)) if written.review else None,
+        "confidence": written.confidence,
+        "rows_per_second": written.rows / (time.perf_counter() - started),
+        "tokens_per_second": speed(),
         "peak_memory_gb": runtime.peak_memory_gb(),
     }
 
 
-def _answer_missing(
-    context: jobs.JobContext,
-    answerer: Answerer,
-    journal: Journal,
-    products: list[Product],
-    entries: dict[str, Entry],
-) -> bool:
-    """Answer what the journal lacks; True if the job was asked to stop."""
-    entries.update({p.key: Entry(p.key, "", error=p.error) for p in products if p.error})
-    pending: dict[str, Row] = {
-        p.key: p.row for p in products if p.row is not None and p.key not in entries
-    }
-    keys, rows = list(pending), list(pending.values())
-    fresh: list[Entry] = []
-    started, done = time.perf_counter(), 0
+def _load(context: jobs.JobContext) -> tuple[answering.Ask, Any]:
+    """The model as a function that answers rows, and one that tells its speed."""
+    from ecellm_mlx.inference.answers import Answerer
+    from ecellm_mlx.models import loading, lora
 
-    def flush() -> bool:
-        """Make a batch's answers durable; False to stop after it."""
-        nonlocal done
-        journal.add(fresh)
-        entries.update({entry.key: entry for entry in fresh})
-        done += len(fresh)
-        fresh.clear()
-        context.advance(sum(product.key in entries for product in products))
+    config = context.config
+    runtime.reset_peak_memory()
+    base = loading.load(
+        config["model"], warn=lambda text: context.emit(events.Warned(message=text))
+    )
+    if config["adapter"]:
+        lora.load(base.model, Path(config["adapter"]), base=base.fingerprint)
+    answerer = Answerer(base, batch_size=config["batch_size"])
+
+    def ask(rows: Sequence[Row]) -> Iterator[answering.Answered]:
+        return answerer.answer(rows)
+
+    return ask, lambda: answerer.speed.tokens_per_second
+
+
+def _device() -> str:
+    from ecellm_mlx.backend import RUNTIME
+
+    return RUNTIME.device
+
+
+def _warn(context: jobs.JobContext, table: Table, done: writing.Written, out: Path) -> None:
+    if done.rejected:
         context.emit(
-            events.Progress(
-                stage="catalog",
-                done=context.status.step,
-                total=len(products),
-                unit="rows",
-                per_second=done / (time.perf_counter() - started),
+            events.Warned(
+                message=f"{done.rejected} rows of {table.path.name} could not be read; they "
+                f"are in {writing.rejects_path(out)}"
             )
         )
-        return context.poll() is not jobs.Control.STOP
-
-    for answer in answerer.answer(rows, between=flush):
-        fresh.append(Entry(keys[answer.index], answer.prediction, answer.probability))
-    return any(product.key not in entries for product in products)
-
-
-def _with_answers(
-    table: tables.Table, task: Task, products: list[Product], entries: dict[str, Entry]
-) -> tuple[list[str], list[list[str]]]:
-    name = f"ecellm_{task.name.lower()}"
-    columns = [name, f"{name}_confidence", f"{name}_error"]
-    if clash := [column for column in columns if column in table.header]:
-        raise DataError(
-            f"{table.path} already has the column {clash[0]!r}",
-            cure="rename it, or process the original table",
+    if done.as_utf8:
+        context.emit(
+            events.Warned(
+                message=f"{out.name} is written in UTF-8: an answer holds a character that the "
+                "table's own encoding lacks"
+            )
         )
-    result = []
-    for cells, product in zip(table.rows, products, strict=True):
-        entry = entries[product.key]
-        confidence = "" if entry.confidence is None else f"{entry.confidence:.4f}"
-        result.append([*cells, entry.answer, confidence, entry.error])
-    return [*table.header, *columns], result
 
 
-def _identity(
-    config: dict[str, Any], context: jobs.JobContext, adapter: Path | None
-) -> dict[str, Any]:
-    """What answers depend on; a journal serves one such identity only."""
-    from ecellm_mlx.data.rows import digest
-
-    return {
-        "task": config["task"],
-        "mapping": sorted(config["mapping"]),
-        "instruction": config["instruction"],
-        "model": context.job.fingerprints["base"],
-        "adapter": digest([adapter / adapter_files.WEIGHTS_FILE]) if adapter else None,
-    }
+def _source(config: dict[str, Any]) -> str:
+    """Fingerprint of the table and of how it is divided into batches."""
+    found = hashlib.sha256()
+    with Path(config["table"]).open("rb") as stream:
+        while block := stream.read(HASH_BYTES):
+            found.update(block)
+    found.update(repr((sorted(config["reading"].items()), config["batch_size"])).encode())
+    return found.hexdigest()

@@ -1,23 +1,23 @@
 """From table columns to the fields of a task's input.
 
-A mapping is ``field=column`` pairs. A field that is a constant instead of a column
-is written ``field=:text`` (``target attributes=:Brand and Color``).
+A mapping is ``field=column`` pairs. A field that is a constant instead of a column is
+written ``field=:text`` (``target attributes=:Brand and Color``). Columns are addressed as
+``tables.addresses`` says.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as Values
 from dataclasses import dataclass
 
-from ecellm_mlx.catalog.tables import Table
-from ecellm_mlx.data.prompts import input_text
-from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Task
-from ecellm_mlx.errors import DataError, UsageError
+from ecellm_mlx.data.prompts import LISTS
+from ecellm_mlx.data.tasks import Kind, Task
+from ecellm_mlx.errors import UsageError
 
-SETTING = "catalog"
+OPTIONS = "options"  # a column with each row's own options
+TARGETS = "target attributes"
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,26 @@ class Mapping:
     columns: dict[str, str]
     constants: dict[str, str]
 
-    def to_dict(self) -> dict[str, str]:
-        """As ``field -> column`` or ``field -> :text``."""
-        return {**self.columns, **{field: f":{text}" for field, text in self.constants.items()}}
+    def items(self) -> list[str]:
+        """As ``--map`` options."""
+        return [
+            *(f"{field}={column}" for field, column in self.columns.items()),
+            *(f"{field}=:{text}" for field, text in self.constants.items()),
+        ]
 
 
-def parse(items: Iterable[str], task: Task, header: list[str]) -> Mapping:
+def fields_of(task: Task) -> tuple[str, ...]:
+    """The fields that can be mapped; choices may take each row's own options as well."""
+    return (*task.fields, OPTIONS) if task.kind is Kind.CHOICE else task.fields
+
+
+def parse(items: Iterable[str], task: Task | None, names: Sequence[str]) -> Mapping:
     """Read ``--map`` options.
+
+    Args:
+        items: ``field=column`` or ``field=:text``.
+        task: whose fields they are; None where fields may have any name.
+        names: the table's columns.
 
     Raises:
         UsageError: for all unknown fields and columns together.
@@ -44,64 +57,52 @@ def parse(items: Iterable[str], task: Task, header: list[str]) -> Mapping:
     for item in items:
         field, separator, column = item.partition("=")
         field = field.strip()
-        if not separator:
+        if not separator or not field:
             problems.append(f"{item!r} is not of the form field=column")
-        elif field not in task.fields:
+        elif field in columns or field in constants:
+            problems.append(f"{field!r} is mapped twice")
+        elif task and field not in fields_of(task):
             problems.append(f"{task.name} has no field {field!r}")
         elif column.startswith(":"):
             constants[field] = column[1:]
-        elif column not in header:
+        elif column not in names:
             problems.append(f"the table has no column {column!r}")
         else:
             columns[field] = column
-    mapped = {**columns, **constants}
-    problems += [f"{field!r} is not mapped" for field in task.required if field not in mapped]
+    if task:
+        problems += [f"{field!r} is not mapped" for field in missing(task, columns, constants)]
     if not columns and not problems:
         problems.append("no field is taken from a column")
     if problems:
+        fields = ", ".join(fields_of(task)) if task else "of your choice"
         raise UsageError(
             "--map: " + "; ".join(problems),
-            expected=f"fields {', '.join(task.fields)} and columns {', '.join(header)}",
+            expected=f"fields {fields} and columns {', '.join(names)}",
         )
     return Mapping(columns, constants)
 
 
-@dataclass(frozen=True)
-class Product:
-    """A table row as a task's row; ``row`` is None where ``error`` says why."""
-
-    key: str
-    row: Row | None
-    error: str = ""
+def missing(task: Task, *mapped: Values[str, str]) -> list[str]:
+    """The required fields that nothing is mapped to."""
+    return [field for field in task.required if not any(field in part for part in mapped)]
 
 
-def to_products(table: Table, mapping: Mapping, task: Task, instruction: str) -> list[Product]:
-    """One product per table row, in order; equal inputs have equal keys."""
-    places = {field: table.header.index(column) for field, column in mapping.columns.items()}
-    products = []
-    for cells in table.rows:
-        values = {field: " ".join(cells[place].split()) for field, place in places.items()}
-        values |= mapping.constants
-        key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+def value_of(field: str, cell: str, max_words: int) -> str | list[str]:
+    """A cell as the value of a field: runs of white space are one blank, long text is cut."""
+    if field in LISTS or field == OPTIONS:
+        return split_list(cell)
+    words = cell.split()
+    return " ".join(words[:max_words])
+
+
+def split_list(cell: str) -> list[str]:
+    """The entries of a cell that holds several texts: a JSON list, lines, or ``a | b``."""
+    if cell.lstrip().startswith("["):
         try:
-            text = input_text(task, values)
-        except DataError as error:
-            products.append(Product(key, None, error.what))
-            continue
-        products.append(Product(key, _row(key, task, instruction, text)))
-    return products
-
-
-def _row(key: str, task: Task, instruction: str, text: str) -> Row:
-    return Row(
-        id=key,
-        instruction=instruction,
-        input=text,
-        options=None,
-        output="",
-        task=task.name,
-        setting=SETTING,
-        split="catalog",
-        labels=None,
-        few_shot_example=None,
-    )
+            found = json.loads(cell)
+        except ValueError:
+            found = None
+        if isinstance(found, list):
+            return [" ".join(str(entry).split()) for entry in found if str(entry).strip()]
+    parts = cell.split("|") if "|" in cell else cell.splitlines()
+    return [" ".join(part.split()) for part in parts if part.strip()]

@@ -1,16 +1,22 @@
-"""``ecellm catalog``: run a task over a product table."""
+"""``ecellm catalog``: run a task over a product table, look before, match two tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ecellm_mlx.cli import catalog_options as own
 from ecellm_mlx.cli import options
-from ecellm_mlx.cli.output import emit, emit_json, narrate
+from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate
 
-app = typer.Typer(help="Product tables: run.", no_args_is_help=True)
+app = typer.Typer(help="Product tables: show, preview, run.", no_args_is_help=True)
+
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue, or compute only what changed.")
+]
+New = Annotated[bool, typer.Option("--new", help="Other settings: keep their answers apart.")]
 
 
 @app.callback()
@@ -20,46 +26,195 @@ def catalog() -> None:
 
 @app.command()
 def run(
-    table: Annotated[Path, typer.Argument(help="A CSV or TSV file with a header.")],
-    task: Annotated[str, typer.Option("--task", "-t", help="What to add to each product.")],
-    mapping: Annotated[
-        list[str], typer.Option("--map", help="field=column, or field=:text; repeatable.")
-    ],
+    table: own.TableFile,
     model: options.Model,
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
+    task: own.TaskName = None,
+    mapping: own.Map = None,
+    mapping_file: own.MappingFile = None,
+    yes: own.Yes = False,
+    labels: own.Labels = None,
+    attributes: own.Attributes = None,
+    name: own.Name = None,
+    instruction: own.Instruction = None,
+    max_words: own.MaxWords = None,
     adapter: options.Adapter = None,
-    instruction: Annotated[str | None, typer.Option(help="Your own instruction.")] = None,
     batch_size: options.BatchSize = 16,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue where an earlier run was stopped.")
-    ] = False,
+    resume: Resume = False,
+    new: New = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse unreadable rows.")] = False,
+    review_below: Annotated[
+        float | None, typer.Option(help="Rows below this confidence: to a review file.")
+    ] = None,
+    pause_on_battery: Annotated[
+        float | None, typer.Option(help="Pause unplugged below this charge (percent).")
+    ] = None,
+    pause_on_memory: Annotated[
+        float | None, typer.Option(help="Pause below this much available memory (GB).")
+    ] = None,
+    save_mapping: Annotated[
+        Path | None, typer.Option(help="Keep what is asked in a file for --mapping.")
+    ] = None,
+    encoding: own.EncodingName = None,
+    delimiter: own.Delimiter = None,
+    sheet: own.Sheet = None,
     json: options.Json = False,
 ) -> None:
     """Answer a task for every product and write the table with the answers appended.
 
-    Example: ecellm catalog run shop.csv --task AVE --map "product title=name"
-    --map "target attributes=:Brand and Color" --model smollm2-135m --out shop.out.csv
+    Example: ecellm catalog run shop.csv --task AVE --attributes Brand,Color
+    --model smollm2-135m --out shop.out.csv
     """
-    from ecellm_mlx import jobs
     from ecellm_mlx.catalog.job import launch
-    from ecellm_mlx.cli.follow import follow
+    from ecellm_mlx.catalog.tables import open_table
 
+    content = open_table(table, encoding=encoding, delimiter=delimiter, sheet=sheet)
+    asked = own.Asked(
+        task, mapping, mapping_file, yes, labels, attributes, name, instruction, max_words
+    )
+    question = own.question_of(content, asked)
     found = launch(
         table,
-        task=task,
-        mapping=mapping,
         model=model,
         adapter=adapter,
         out=out,
-        instruction=instruction,
         batch_size=batch_size,
         resume=resume,
+        new=new,
+        strict=strict,
+        review_below=review_below,
+        pause_on_battery=pause_on_battery,
+        pause_on_memory=pause_on_memory,
+        encoding=encoding,
+        delimiter=delimiter,
+        sheet=sheet,
+        **question,
     )
-    jobs.start(found)
-    results = follow(found)
+    own.narrate_facts(content)
+    if save_mapping:
+        own.save(save_mapping, question)
+    _report(found, out, json)
+
+
+@app.command()
+def preview(
+    table: own.TableFile,
+    model: options.Model,
+    task: own.TaskName = None,
+    mapping: own.Map = None,
+    mapping_file: own.MappingFile = None,
+    yes: own.Yes = False,
+    labels: own.Labels = None,
+    attributes: own.Attributes = None,
+    name: own.Name = None,
+    instruction: own.Instruction = None,
+    max_words: own.MaxWords = None,
+    adapter: options.Adapter = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 5,
+    answers: Annotated[
+        bool, typer.Option("--answers/--no-answers", help="Answer them with the model.")
+    ] = True,
+    encoding: own.EncodingName = None,
+    delimiter: own.Delimiter = None,
+    sheet: own.Sheet = None,
+    json: options.Json = False,
+) -> None:
+    """Show what the model will read, and what it answers for the first rows.
+
+    Example: ecellm catalog preview shop.csv --task SA --map review=text --model smollm2-135m
+    """
+    from ecellm_mlx.catalog import preview as previews
+    from ecellm_mlx.catalog.question import build
+    from ecellm_mlx.catalog.tables import open_table
+
+    content = open_table(table, encoding=encoding, delimiter=delimiter, sheet=sheet)
+    asked = own.Asked(
+        task, mapping, mapping_file, yes, labels, attributes, name, instruction, max_words
+    )
+    question = build(content.names, **own.question_of(content, asked))
+    found = previews.prompts(content, question, model=model, limit=limit)
+    own.narrate_facts(content)
+    if answers:
+        found = previews.answers(found, model=model, adapter=adapter)
     if json:
-        emit_json({"run": str(found.path), **results})
+        emit_json({"table": content.facts(), "rows": [p.to_json() for p in found]})
+        return
+    shown = next((p.prompt for p in found if p.prompt), "")
+    narrate("— the first prompt")
+    emit(shown)
+    rows = [
+        [
+            str(p.line),
+            p.answer or p.error or "—",
+            "—" if p.confidence is None else f"{p.confidence:.2f}",
+        ]
+        for p in found
+    ]
+    emit_table("", [content.unit, "answer", "confidence"], rows)
+
+
+@app.command()
+def show(
+    table: own.TableFile,
+    task: own.TaskName = None,
+    encoding: own.EncodingName = None,
+    delimiter: own.Delimiter = None,
+    sheet: own.Sheet = None,
+    json: options.Json = False,
+) -> None:
+    """Say how a table is written down and which columns look like a task's fields.
+
+    Example: ecellm catalog show shop.csv --task AVE
+    """
+    from dataclasses import asdict
+
+    from ecellm_mlx.catalog.guess import guess
+    from ecellm_mlx.catalog.tables import open_table
+    from ecellm_mlx.data.tasks import find
+
+    content = open_table(table, encoding=encoding, delimiter=delimiter, sheet=sheet)
+    found = guess(content, find(task) if task else None)
+    if json:
+        emit_json({"table": content.facts(), "columns": content.names, **asdict(found)})
+        return
+    emit_table("", ["", ""], [[k, v] for k, v in content.facts().items()])
+    emit(", ".join(content.names))
+    own.show_guess(found)
+    if found.missing:
+        narrate(f"no column looks like {', '.join(found.missing)}")
+
+
+def _report(run_: Any, out: Path, json: bool) -> None:
+    """Start a job, watch it to its end, and say what came of it."""
+    from ecellm_mlx import jobs
+    from ecellm_mlx.catalog import shards
+    from ecellm_mlx.cli.follow import follow
+
+    rank = shards.launched_rank()
+    if rank is None:
+        jobs.start(run_)
+        results = follow(run_)
+    else:
+        # Under mlx.launch this process is a rank already.
+        if status := jobs.execute(run_):
+            raise typer.Exit(status)
+        results = follow(run_)
+        if rank:
+            return
+    if json:
+        emit_json({"run": str(run_.path), **results})
         return
     if results:
-        narrate(f"{results['outcome']}: {results['rows']} products")
+        narrate(_sentence(results))
     emit(str(out.absolute()))
+
+
+def _sentence(results: dict[str, Any]) -> str:
+    parts = [f"{results['outcome']}: {results['rows']} rows"]
+    for key, word in (
+        ("computed", "answers computed"), ("errors", "errors"),
+        ("rejected", "rows that could not be read"), ("review", "rows to review"),
+    ):  # fmt: skip
+        if results.get(key):
+            parts.append(f"{results[key]} {word}")
+    return ", ".join(parts)

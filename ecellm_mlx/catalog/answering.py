@@ -1,0 +1,269 @@
+"""The first pass over a table: plan it, then answer what the journal lacks.
+
+Rows are taken in chunks. Inputs that come first in a chunk and were not answered by an
+earlier pass are sorted by length and divided into batches; a batch is committed as one
+transaction. All of that follows from the table alone, so that a run that was killed and
+resumed computes the same batches as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+from ecellm_mlx import events
+from ecellm_mlx.catalog.guard import Guard
+from ecellm_mlx.catalog.journal import BINS, Entry, Journal
+from ecellm_mlx.catalog.question import Product, Question
+from ecellm_mlx.catalog.shards import Shard
+from ecellm_mlx.catalog.tables import BadRow, Table, no_rows
+from ecellm_mlx.data.rows import Row
+from ecellm_mlx.errors import DataError, JobError
+from ecellm_mlx.jobs import Control, JobContext
+
+MIN_CHUNK_ROWS = 256
+BATCHES_PER_CHUNK = 16
+METRICS_INTERVAL_S = 1.0
+SAMPLE_INTERVAL_S = 10.0
+
+
+class Answered(Protocol):
+    """What is needed of an answer."""
+
+    @property
+    def index(self) -> int:
+        """Place among the rows that were asked."""
+
+    @property
+    def prediction(self) -> str:
+        """The answer."""
+
+    @property
+    def probability(self) -> float | None:
+        """How sure the model is, 0-1."""
+
+
+# Answers one batch of rows, in any order.
+Ask = Callable[[Sequence[Row]], Iterator[Answered]]
+
+
+@dataclass
+class Tally:
+    """What a pass has done so far; see ``events.CatalogMetrics``."""
+
+    total: int
+    done: int = 0
+    computed: int = 0
+    errors: int = 0
+    rejected: int = 0
+    confidence: list[int] = field(default_factory=lambda: [0] * BINS)
+    # Rows that needed work, and the seconds since it began: what a rate is made of.
+    worked: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Rows done a second, those that needed no work left aside."""
+        seconds = time.perf_counter() - self.started
+        return self.worked / seconds if self.worked and seconds else None
+
+
+def chunk_rows(batch_size: int) -> int:
+    """Rows in a chunk."""
+    return max(MIN_CHUNK_ROWS, BATCHES_PER_CHUNK * batch_size)
+
+
+def plan(table: Table, question: Question, journal: Journal, size: int) -> None:
+    """Write the plan of a table into the journal, chunk by chunk.
+
+    Raises:
+        DataError: the table has no rows that can be used.
+    """
+    rows = 0
+    for number, chunk in enumerate(_chunks(table, question, size)):
+        journal.plan(number, [p.key for p in chunk if p.row])
+        rows += len(chunk)
+    if not rows:
+        _raise_unusable(table)
+    journal.planned(rows)
+
+
+def check_rows(table: Table) -> None:
+    """Refuse a table with any row that cannot be used (``--strict``).
+
+    Raises:
+        DataError: names the first one.
+    """
+    for row in table.rows():
+        if isinstance(row, BadRow):
+            raise DataError.at(
+                table.path, row.line, row.reason,
+                cure="correct it, or leave --strict out to have such rows put aside",
+            )  # fmt: skip
+
+
+class Answering:
+    """Answers this rank's chunks.
+
+    Args:
+        context: the job, which is told of progress and asked for orders.
+        journal: with a complete plan.
+        shard: which chunks are ours.
+        guard: when to pause.
+        ask: the model.
+        size: rows in a chunk.
+        batch_size: rows computed at once.
+    """
+
+    def __init__(
+        self,
+        context: JobContext,
+        journal: Journal,
+        shard: Shard,
+        guard: Guard,
+        ask: Ask,
+        *,
+        size: int,
+        batch_size: int,
+    ) -> None:
+        self.context, self.journal, self.shard = context, journal, shard
+        self.guard, self.ask = guard, ask
+        self.size, self.batch_size = size, batch_size
+        chunks = -(-journal.rows // size)
+        # The last chunk may be shorter; only its own rank counts that.
+        ours = len(range(shard.rank, chunks, shard.size))
+        short = chunks * size - journal.rows if chunks and shard.owns(chunks - 1) else 0
+        self.tally = Tally(total=ours * size - short, confidence=journal.histogram())
+        self._told = self._sampled = 0.0
+
+    def run(self, table: Table, question: Question) -> bool:
+        """Answer; returns whether all was done, False if the job was asked to stop."""
+        for number, chunk in enumerate(_chunks(table, question, self.size)):
+            if self.shard.owns(number) and not self._answer_chunk(number, chunk):
+                return False
+        self._tell(final=True)
+        return True
+
+    def _answer_chunk(self, number: int, chunk: Sequence[Product]) -> bool:
+        waiting = Counter(p.key for p in chunk if p.row)
+        known = self.journal.known(list(waiting))
+        if len(known) < len(waiting):
+            raise JobError(
+                "the table changed while the job ran", cure="start it again with --resume"
+            )
+        ours: dict[bytes, Row] = {}
+        done: set[bytes] = set()
+        for product in chunk:
+            if product.row is None:
+                continue
+            of = known[product.key]
+            earlier = of.answered_in is not None and of.answered_in != self.journal.pass_id
+            if of.chunk == number and not earlier:
+                ours[product.key] = product.row
+                if of.answered_in is not None:
+                    done.add(product.key)
+        self.tally.errors += sum(p.row is None for p in chunk)
+        self.tally.done += len(chunk) - sum(waiting[key] for key in ours)
+        self.tally.done += sum(waiting[key] for key in done)
+        # Length first: rows of similar length waste little padding.
+        order = sorted(ours, key=lambda key: (len(ours[key].input), key))
+        for start in range(0, len(order), self.batch_size):
+            keys = order[start : start + self.batch_size]
+            # A batch is committed as a whole, so it is there or not.
+            if keys[0] not in done:
+                self._answer_batch(keys, [ours[key] for key in keys], waiting)
+            if self.guard.poll(self.context) is Control.STOP:
+                return False
+        self._tell()
+        return True
+
+    def _answer_batch(
+        self, keys: Sequence[bytes], rows: Sequence[Row], weights: Counter[bytes]
+    ) -> None:
+        entries = self._entries(keys, rows)
+        self.journal.add(entries)
+        for entry in entries:
+            if entry.confidence is not None:
+                place = min(int(entry.confidence * BINS), BINS - 1)
+                self.tally.confidence[place] += 1
+        count = sum(weights[key] for key in keys)
+        self.tally.computed += len(entries)
+        self.tally.errors += sum(weights[e.key] for e in entries if e.error)
+        self.tally.done += count
+        self.tally.worked += count
+        now = time.monotonic()
+        if now - self._sampled >= SAMPLE_INTERVAL_S:
+            self._sampled = now
+            row, entry = rows[0], entries[0]
+            self.context.emit(
+                events.Sample(task=row.task, prompt=row.input, prediction=entry.answer)
+            )
+        self._tell()
+
+    def _entries(self, keys: Sequence[bytes], rows: Sequence[Row]) -> list[Entry]:
+        """Answers in the order of ``keys``; a row that cannot be asked gets its error."""
+        try:
+            found = {
+                a.index: Entry(keys[a.index], a.prediction, a.probability)
+                for a in self.ask(rows)
+            }
+        except DataError as error:
+            if len(rows) == 1:
+                return [Entry(keys[0], "", error=error.what)]
+            return [
+                entry
+                for key, row in zip(keys, rows, strict=True)
+                for entry in self._entries([key], [row])
+            ]
+        return [found[index] for index in range(len(rows))]
+
+    def _tell(self, *, final: bool = False) -> None:
+        tally = self.tally
+        self.context.advance(tally.done)
+        if not final and time.monotonic() - self._told < METRICS_INTERVAL_S:
+            return
+        self._told = time.monotonic()
+        rate = tally.rows_per_second
+        self.context.emit(
+            events.Progress(
+                stage="catalog",
+                done=tally.done,
+                total=tally.total,
+                unit="rows",
+                per_second=rate,
+            )
+        )
+        self.context.emit(
+            events.CatalogMetrics(
+                done=tally.done,
+                total=tally.total,
+                computed=tally.computed,
+                reused=tally.done - tally.worked,
+                errors=tally.errors,
+                rejected=tally.rejected,
+                rows_per_second=rate,
+                eta_seconds=(tally.total - tally.done) / rate if rate else None,
+                confidence=list(tally.confidence),
+            )
+        )
+
+
+def _chunks(table: Table, question: Question, size: int) -> Iterator[list[Product]]:
+    ask = question.asker(table.names)
+    products = (ask(row.cells) for row in table.good_rows())
+    while chunk := list(islice(products, size)):
+        yield chunk
+
+
+def _raise_unusable(table: Table) -> None:
+    for row in table.rows():
+        if isinstance(row, BadRow):
+            raise DataError.at(
+                table.path, row.line, f"no row can be used; the first one: {row.reason}",
+                cure="correct the file, or name its --encoding or --delimiter",
+            )  # fmt: skip
+    raise no_rows(table.path)

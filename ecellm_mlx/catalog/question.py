@@ -1,0 +1,224 @@
+"""What is asked about every product: task or own labels, mapping, instruction.
+
+A ``Question`` is all that turns a row's cells into a prompt, and so all that an answer
+depends on beside the model. Prints nothing and loads no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from ecellm_mlx.catalog import mapping as mappings
+from ecellm_mlx.catalog.mapping import OPTIONS, TARGETS, Mapping
+from ecellm_mlx.data.prompts import input_text, lettered
+from ecellm_mlx.data.rows import Row
+from ecellm_mlx.data.tasks import Kind, Task
+from ecellm_mlx.data.tasks import find as find_task
+from ecellm_mlx.errors import DataError, UsageError
+
+SETTING = "catalog"
+KEY_BYTES = 16
+DEFAULT_MAX_WORDS = 200
+LABEL_NAME = "label"
+LABEL_INSTRUCTION = (
+    "Read the product below and choose the option that describes it best. Reply with that "
+    "option, copied in full, and nothing else."
+)
+# Rows with own labels are of this task for the engine: one option, written in full.
+LABEL_TASK = "Multiclass_Product_Classification"
+# The options of the published rows, which trained models know.
+OWN_OPTIONS = {
+    "SA": ("very positive", "positive", "neutral", "negative", "very negative"),
+    "PRP": (
+        "Users who buy product 1 may also buy product 2.",
+        "Users who view product 1 may also view product 2.",
+        "The product 1 is similar with the product 2.",
+    ),
+    "MPC": (
+        "The product is relevant to the query, and satisfies all the query specifications.",
+        "The product is somewhat relevant. It fails to fulfill some aspects of the query but "
+        "the product can be used as a functional substitute.",
+        "The product does not fulfill the query, but could be used in combination with a "
+        "product exactly matching the query.",
+        "The product is irrelevant to the query.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A table row as a task's row; ``row`` is None where ``error`` says why.
+
+    Equal inputs have equal keys (16 bytes), whatever else their rows hold.
+    """
+
+    key: bytes
+    row: Row | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about every row of a table.
+
+    Attributes:
+        task_name: a task, or None for own labels.
+        columns, constants: see ``Mapping``.
+        instruction: what the model is told.
+        labels: the closed list of own labels; empty for a task's own answers.
+        name: of the result columns, ``ecellm_<name>``.
+        max_words: longer cells are cut.
+    """
+
+    task_name: str | None
+    columns: dict[str, str]
+    constants: dict[str, str]
+    instruction: str
+    labels: tuple[str, ...] = ()
+    name: str = LABEL_NAME
+    max_words: int = DEFAULT_MAX_WORDS
+
+    @cached_property
+    def task(self) -> Task | None:
+        """The task; None for own labels."""
+        return find_task(self.task_name) if self.task_name else None
+
+    @property
+    def mapping(self) -> Mapping:
+        """Columns and constants."""
+        return Mapping(self.columns, self.constants)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of answer."""
+        return self.task.kind if self.task else Kind.CHOICE
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "labels": list(self.labels)}
+
+    @staticmethod
+    def from_dict(value: dict[str, Any]) -> Question:
+        """The inverse of ``to_dict``."""
+        return Question(**{**value, "labels": tuple(value["labels"])})
+
+    def asker(self, names: Sequence[str]) -> Callable[[Sequence[str]], Product]:
+        """Turns the cells of a row, which are of the columns ``names``, into a product."""
+        places = {field: names.index(column) for field, column in self.columns.items()}
+
+        def ask(cells: Sequence[str]) -> Product:
+            values: dict[str, Any] = {
+                field: mappings.value_of(field, cells[place], self.max_words)
+                for field, place in places.items()
+            }
+            values |= self.constants
+            text = json.dumps(values, sort_keys=True)
+            key = hashlib.sha256(text.encode()).digest()[:KEY_BYTES]
+            try:
+                return Product(key, self._row(key, values))
+            except DataError as error:
+                return Product(key, None, error.what)
+
+        return ask
+
+    def _row(self, key: bytes, values: dict[str, Any]) -> Row:
+        own = values.pop(OPTIONS, None)
+        options = self._options(own)
+        if self.task:
+            text = input_text(self.task, values)
+        else:
+            present = {field: value for field, value in values.items() if value}
+            if not present:
+                raise DataError("the input lacks " + ", ".join(values))
+            text = json.dumps(present)
+        return Row(
+            id=key.hex(),
+            instruction=self.instruction,
+            input=text,
+            options=json.dumps(options) if options else None,
+            output="",
+            task=self.task.name if self.task else LABEL_TASK,
+            setting=SETTING,
+            split=SETTING,
+        )
+
+    def _options(self, own: list[str] | None) -> list[str]:
+        """The options of one row: its own, the labels, or those of the published rows."""
+        if self.kind is not Kind.CHOICE:
+            return []
+        if OPTIONS in self.columns:
+            found = list(dict.fromkeys(own or ()))
+            if len(found) < 2:
+                raise DataError(f"column {self.columns[OPTIONS]!r} holds no two options")
+        elif self.labels:
+            found = list(self.labels)
+        else:
+            assert self.task is not None
+            found = list(OWN_OPTIONS[self.task.short])
+        # A task's answers refer to letters; own labels stand for themselves.
+        return lettered(found) if self.task else found
+
+
+def build(
+    names: Sequence[str],
+    *,
+    task: str | None,
+    mapping: Sequence[str],
+    instruction: str | None = None,
+    labels: Sequence[str] = (),
+    attributes: Sequence[str] = (),
+    name: str | None = None,
+    max_words: int = DEFAULT_MAX_WORDS,
+) -> Question:
+    """A question about a table with the columns ``names``.
+
+    Args:
+        names: the table's columns.
+        task: a task's name; None with ``labels``.
+        mapping: ``--map`` options.
+        instruction: instead of the task's own.
+        labels: a closed list to choose from, instead of the task's options.
+        attributes: what to extract, for Attribute_Value_Extraction.
+        name: of the result columns.
+        max_words: longer cells are cut.
+
+    Raises:
+        UsageError: what contradicts itself, and all that is wrong with the mapping.
+    """
+    found = find_task(task) if task else None
+    if found is None and not labels and not any(m.startswith(f"{OPTIONS}=") for m in mapping):
+        raise UsageError(
+            "there is nothing to ask: neither --task nor --labels was given",
+            cure="name a task such as AVE, or your own --labels",
+        )
+    if labels and found and found.kind is not Kind.CHOICE:
+        raise UsageError(
+            f"--labels does not go with --task {found.name}, whose answers are "
+            f"{found.kind.value.replace('_', '/')}",
+            cure="leave --task out to choose from your own labels",
+        )
+    if attributes:
+        if not found or found.kind is not Kind.EXTRACTION:
+            raise UsageError("--attributes is for --task Attribute_Value_Extraction")
+        mapping = [*mapping, f"{TARGETS}=:{' and '.join(attributes)}"]
+    parsed = mappings.parse(mapping, found, names)
+    needs_options = found and found.kind is Kind.CHOICE and found.short not in OWN_OPTIONS
+    if needs_options and not labels and OPTIONS not in parsed.columns:
+        raise UsageError(
+            f"--task {task} needs options to choose from",
+            cure=f'map a column to them with --map "{OPTIONS}=COLUMN"',
+        )
+    return Question(
+        task_name=found.name if found else None,
+        columns=parsed.columns,
+        constants=parsed.constants,
+        instruction=instruction or (found.instruction if found else LABEL_INSTRUCTION),
+        labels=tuple(labels),
+        name=name or (found.name.lower() if found else LABEL_NAME),
+        max_words=max_words,
+    )

@@ -1,0 +1,181 @@
+"""The second pass over a table: write it with the answers of the journal.
+
+Three files, each there whole or not at all: the table, rows that could not be read
+(``.rejects.csv``), and rows whose answers a person should look at (``.review.csv``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ecellm_mlx.catalog import tables
+from ecellm_mlx.catalog.journal import BINS, Entry, Journal
+from ecellm_mlx.catalog.question import Product, Question
+from ecellm_mlx.catalog.tables import BadRow, Column, Table, TableRow, plain
+from ecellm_mlx.errors import JobError
+
+BLOCK_ROWS = 512
+KEY, LINE, CORRECTION = "ecellm_key", "ecellm_line", "correction"
+
+
+@dataclass
+class Written:
+    """What was written; ``confidence`` counts rows in ten bins."""
+
+    rows: int = 0
+    errors: int = 0
+    rejected: int = 0
+    review: int = 0
+    columns: list[str] = field(default_factory=list)
+    confidence: list[int] = field(default_factory=lambda: [0] * BINS)
+    as_utf8: bool = False
+
+
+def rejects_path(out: Path) -> Path:
+    """Where rows that could not be read go."""
+    return out.with_name(f"{out.stem}.rejects.csv")
+
+
+def review_path(out: Path) -> Path:
+    """Where rows to look at go."""
+    return out.with_name(f"{out.stem}.review.csv")
+
+
+def result_columns(question: Question, names: Sequence[str]) -> list[Column]:
+    """The columns to append; a number is added to names that the table has already."""
+    number, suffix = 1, ""
+    while True:
+        base = f"ecellm_{question.name}{suffix}"
+        found = [
+            Column(base),
+            Column(f"{base}_confidence", numeric=True),
+            Column(f"{base}_error"),
+        ]
+        if not any(column.name in names for column in found):
+            return found
+        number += 1
+        suffix = f"_{number}"
+
+
+def write(
+    table: Table,
+    question: Question,
+    journal: Journal,
+    out: Path,
+    *,
+    review_below: float | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Written:
+    """Write all files of a job.
+
+    Args:
+        table: read from the start.
+        question: what was asked.
+        journal: with an answer for each of its rows.
+        out: the table to write.
+        review_below: confidence under which a row goes to the review file.
+        tick: called now and then, to show that the job lives.
+
+    Raises:
+        JobError: the table changed since it was answered.
+        StorageError: a file cannot be written.
+    """
+    try:
+        return _write(table, question, journal, out, review_below, tick, as_utf8=False)
+    except tables.EncodingGap:
+        # An answer may hold a character that the table's own encoding lacks.
+        return _write(table, question, journal, out, review_below, tick, as_utf8=True)
+
+
+def _write(
+    table: Table,
+    question: Question,
+    journal: Journal,
+    out: Path,
+    review_below: float | None,
+    tick: Callable[[], None],
+    *,
+    as_utf8: bool,
+) -> Written:
+    columns = result_columns(question, table.names)
+    done = Written(columns=[column.name for column in columns], as_utf8=as_utf8)
+    with contextlib.ExitStack() as stack:
+        main = stack.enter_context(tables.writer(table, out, columns, as_utf8=as_utf8))
+        rejects = _Side(rejects_path(out), ["line", "reason", "row"], stack)
+        titles = [LINE, KEY, *question.columns, *done.columns, CORRECTION]
+        review = _Side(review_path(out), titles, stack)
+        for block in _blocks(table, question):
+            tick()
+            entries = journal.entries([p.key for _, p in block if p and p.row])
+            for row, product in block:
+                if isinstance(row, BadRow):
+                    done.rejected += 1
+                    text = row.raw.rstrip(b"\r\n").decode("utf-8", "backslashreplace")
+                    rejects.write([str(row.line), row.reason, text])
+                    continue
+                assert product is not None
+                entry = _entry(product, entries)
+                main.write(row, [entry.answer, entry.confidence, entry.error])
+                done.rows += 1
+                done.errors += bool(entry.error)
+                if entry.confidence is None:
+                    continue
+                done.confidence[min(int(entry.confidence * BINS), BINS - 1)] += 1
+                if review_below is not None and entry.confidence < review_below:
+                    done.review += 1
+                    review.write(_for_review(row, product, entry, table, question))
+    return done
+
+
+def _entry(product: Product, entries: dict[bytes, Entry]) -> Entry:
+    if product.row is None:
+        return Entry(product.key, "", error=product.error)
+    if product.key not in entries:
+        raise JobError(
+            "the table changed while the job ran", cure="start it again with --resume"
+        )
+    return entries[product.key]
+
+
+def _for_review(
+    row: TableRow, product: Product, entry: Entry, table: Table, question: Question
+) -> list[Any]:
+    cells = [row.cells[table.names.index(column)] for column in question.columns.values()]
+    key, result = product.key.hex(), [entry.answer, entry.confidence, entry.error]
+    return [str(row.line), key, *cells, *result, ""]
+
+
+class _Side:
+    """A file beside the table that is written only if something goes into it."""
+
+    def __init__(self, path: Path, titles: Sequence[str], stack: contextlib.ExitStack) -> None:
+        self._path, self._titles, self._stack = path, titles, stack
+        self._lines: plain.Lines | None = None
+        # One of an earlier run must not be taken for this one's.
+        stack.callback(self._remove_old)
+
+    def write(self, values: Sequence[tables.Value]) -> None:
+        if self._lines is None:
+            columns = [Column(title) for title in self._titles]
+            self._lines = self._stack.enter_context(plain.create(self._path, columns))
+        self._lines.write(values)
+
+    def _remove_old(self) -> None:
+        if self._lines is None:
+            self._path.unlink(missing_ok=True)
+
+
+def _blocks(
+    table: Table, question: Question
+) -> Iterator[list[tuple[TableRow | BadRow, Product | None]]]:
+    ask = question.asker(table.names)
+    rows = (
+        (row, ask(row.cells) if isinstance(row, TableRow) else None) for row in table.rows()
+    )
+    while block := list(islice(rows, BLOCK_ROWS)):
+        yield block
