@@ -168,6 +168,15 @@ def pass_overhead_tokens() -> int:
     return 32 if prepare().on_cpu else 256
 
 
+def quantized_crossover_rows() -> int:
+    """Rows from which de-quantizing a weight first beats the CPU backend's fused product.
+
+    ``benchmarks/quantized_crossover.py`` measures it: fused costs as much per row as
+    de-quantizing does in all, within a factor of two, for 4 and 8 bits.
+    """
+    return 3
+
+
 def total_memory_gb() -> float:
     """Memory that models can use: unified on a Mac, the GPU's or the host's elsewhere (GiB)."""
     import psutil

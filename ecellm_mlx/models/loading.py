@@ -3,7 +3,8 @@
 Takes any folder that mlx-lm can load, in MLX or Hugging Face layout. Files are
 checked before MLX maps them. On the CPU backend a quantized base is de-quantized
 once to float32, where it fits: fused 4-bit products run at 2 GFLOP/s there, and
-float32 ones some 60 times faster.
+float32 ones some 60 times faster. Where it does not fit, its layers choose by the
+number of rows (``models.quantized``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ecellm_mlx.data.prompts import Frame, frame_for
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import registry
 from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files
+from ecellm_mlx.models.quantized import use_crossover
 
 FLOAT32_BYTES = 4
 # Share of the free memory that a de-quantized base may take; the rest is for
@@ -258,9 +260,10 @@ def _to_compute_dtype(model: nn.Module, warn: Callable[[str], None]) -> None:
         if needed_gb <= DEQUANTIZE_SHARE * free_gb:
             dequantize(model, mx.float32)
         else:
+            use_crossover(model)
             warn(
                 f"the quantized base would need {needed_gb:.1f} GB in float32 and "
-                f"{free_gb:.1f} GB is free, so its slow quantized products are used; "
+                f"{free_gb:.1f} GB is free, so it stays quantized, which is slower; "
                 "close other programs or use a smaller model"
             )
     model.set_dtype(runtime.compute_dtype(_stored_dtype(model)))

@@ -262,6 +262,29 @@ def restore(model: nn.Module, folder: Path) -> None:
     model.load_weights(list(weights.items()), strict=False)
 
 
+def swap(model: nn.Module, folder: Path | None, *, base: str) -> AdapterInfo | None:
+    """Put the adapter in ``folder`` in the place of the present one; the base stays.
+
+    Args:
+        model: the base model, with or without an adapter; changed in place.
+        folder: an adapter in mlx-lm's format; None leaves the base alone.
+        base: fingerprint of the base.
+
+    Raises:
+        AdapterError: as ``load`` does; the present adapter is still there then.
+    """
+    present = [(name, module) for name, module in model.named_modules() if "lora_a" in module]
+    detach(model)
+    if folder is None:
+        return None
+    try:
+        return load(model, folder, base=base)
+    except AdapterError:
+        detach(model)
+        model.update_modules(tree_unflatten(present))
+        raise
+
+
 def check_base(folder: Path, ecellm: dict[str, Any], base: str) -> None:
     """Refuse the adapter in ``folder`` if it names another base than ``base``.
 
