@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,18 +18,28 @@ from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.screen import Screen
+from textual.widget import Widget
 
 from ecellm_mlx.errors import EcellmError, JobError, UsageError
 from ecellm_mlx.jobs import Control, RunDirectory
 from tui import runs, settings
 from tui.commands import KeyCommands
-from tui.messages import JobResumed, JobStarted, LiveRunsRead, RunChosen, StopsRequested
+from tui.messages import (
+    JobResumed,
+    JobStarted,
+    LiveRunsRead,
+    PlaceWanted,
+    RunChosen,
+    StopsRequested,
+)
+from tui.places import PLACES
+from tui.screens.base import PlaceScreen
 from tui.screens.help import HelpScreen
-from tui.screens.home import HomeScreen
+from tui.screens.jump import JumpScreen, targets
 from tui.screens.quit import Answer, QuitDialog
 from tui.screens.run import RunScreen
-from tui.screens.train import TrainScreen
-from tui.widgets.nav import PLACES
+from tui.themes import THEMES
+from tui.widgets.nav import NavItem
 
 REAP_INTERVAL_S = 1.0
 
@@ -40,7 +51,7 @@ class EcellmApp(App[None]):
     CSS_PATH = "app.tcss"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]
-    MODES = {"home": HomeScreen, "train": TrainScreen}
+    MODES = {place.mode: place.opener() for place in PLACES}
     DEFAULT_MODE = "home"
     COMMANDS: ClassVar[set[Any]] = App.COMMANDS | {KeyCommands}
     BINDINGS = [
@@ -52,11 +63,14 @@ class EcellmApp(App[None]):
             )
             for place in PLACES
         ),
+        Binding("ctrl+o", "jump", "Jump", id="app.jump", tooltip="Go to a field by a letter"),
         Binding("ctrl+q", "quit", "Quit", priority=True, id="app.quit"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
+        for theme in THEMES:
+            self.register_theme(theme)
         self.children_started: list[subprocess.Popen[bytes]] = []
         self._saved = settings.Settings()
 
@@ -94,11 +108,26 @@ class EcellmApp(App[None]):
         while len(self.screen_stack) > 1:
             self.pop_screen()
         self.switch_mode(mode)
+        self._remember(mode)
 
     def action_help(self) -> None:
         """Explain the screen and its keys."""
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.screen))
+
+    def action_jump(self) -> None:
+        """Put a letter on everything that can be focused, and go where one is pressed."""
+        if isinstance(self.screen, JumpScreen):
+            return
+        below = self.screen
+
+        async def chosen(widget: Widget | None) -> None:
+            if isinstance(widget, NavItem):
+                self.action_go(widget.place.mode)
+            elif widget is not None:
+                below.set_focus(widget)
+
+        self.push_screen(JumpScreen(targets(below)), chosen)
 
     async def action_quit(self) -> None:
         """Leave; with live jobs, ask what is to become of them."""
@@ -117,6 +146,12 @@ class EcellmApp(App[None]):
     @on(RunChosen)
     def _run_chosen(self, event: RunChosen) -> None:
         self.push_screen(RunScreen(RunDirectory(event.path)))
+
+    @on(PlaceWanted)
+    def _place_wanted(self, event: PlaceWanted) -> None:
+        self.action_go(event.mode)
+        # The screen may be new, and is filled in once it stands.
+        self.call_after_refresh(self._fill_in, event.values)
 
     @on(LiveRunsRead)
     def _live_runs_read(self, event: LiveRunsRead) -> None:
@@ -179,8 +214,22 @@ class EcellmApp(App[None]):
 
     def _theme_chosen(self, theme: str) -> None:
         if theme != self._saved.theme:
-            self._saved = settings.Settings(theme=theme)
+            self._saved = replace(self._saved, theme=theme)
             self._save_settings(self._saved)
+
+    @property
+    def seen(self) -> list[str]:
+        """Places that were visited, in this session or an earlier one."""
+        return [mode for mode in self._saved.seen.split(",") if mode]
+
+    def _remember(self, mode: str) -> None:
+        if mode not in self.seen:
+            self._saved = replace(self._saved, seen=",".join([*self.seen, mode]))
+            self._save_settings(self._saved)
+
+    def _fill_in(self, values: dict[str, str]) -> None:
+        if isinstance(self.screen, PlaceScreen):
+            self.screen.preset(values)
 
     def _reap(self) -> None:
         # An ended child that nobody waits for keeps its pid, and with it the run's lock.

@@ -8,16 +8,23 @@ falling behind. Log lines are told once each and are never dropped.
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
-from ecellm_mlx.jobs import RunDirectory
-from tui.device import Diagnosis, Machine
-from tui.history import LogLine, RunView
-from tui.runs import RunSummary
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from ecellm_mlx.jobs import RunDirectory
+    from tui.child import CommandRun
+    from tui.device import Diagnosis, Machine
+    from tui.evaluations import Line, Miss
+    from tui.found import FoundAdapter
+    from tui.history import LogLine, RunView
+    from tui.review_file import ReviewFile
+    from tui.runs import RunSummary
 
 
 class Picture(Message):
@@ -41,6 +48,41 @@ class RunsRead(Picture):
 
     runs: list[RunSummary]
     problem: str = ""
+
+
+@dataclass
+class StepsRead(Picture):
+    """Which of the first steps are done, by key."""
+
+    done: set[str]
+
+
+@dataclass
+class ModelsRead(Picture):
+    """The models were read: ``ModelEntry`` each (``tui.screens.models``)."""
+
+    entries: list[Any]
+
+
+@dataclass
+class OptionsRead(Picture):
+    """What a form's lists can offer, by the name of the list."""
+
+    options: dict[str, list[tuple[str, str]]]
+
+
+@dataclass
+class FileRead(Picture):
+    """A file of rows was read: ``FileContent`` (``tui.screens.data``)."""
+
+    content: Any
+
+
+@dataclass
+class TokensRead(Picture):
+    """A row was tokenized: an event of ``ecellm_mlx.data.token_view``."""
+
+    event: dict[str, Any]
 
 
 @dataclass
@@ -128,3 +170,135 @@ class StopsRequested(Message):
     """All live jobs were asked to stop; ``problems`` names those that were not."""
 
     problems: list[str]
+
+
+@dataclass
+class CommandSaid(Message):
+    """A child command said a line."""
+
+    run: CommandRun
+    text: str
+
+
+@dataclass
+class CommandEnded(Message):
+    """A child command has ended; its code and output are known."""
+
+    run: CommandRun
+
+
+@dataclass
+class PlaceWanted(Message):
+    """Go to a place and fill in what is known already, by field name."""
+
+    mode: str
+    values: dict[str, str]
+
+
+@dataclass
+class ChildSaid(Message):
+    """A ``LineChild`` sent an event."""
+
+    event: dict[str, Any]
+
+
+@dataclass
+class ChildEnded(Message):
+    """A ``LineChild`` ended by itself; ``words`` is the end of its stderr."""
+
+    code: int
+    words: str
+
+
+@dataclass
+class ExampleRead(Message):
+    """A sample row for the form of a task; no values if there is none."""
+
+    values: dict[str, str]
+    reference: str
+
+
+@dataclass
+class AdaptersRead(Picture):
+    """The adapters on disk were read."""
+
+    entries: list[FoundAdapter]
+
+
+@dataclass
+class Inspected(Message):
+    """An adapter was looked into: facts by name, or the problem."""
+
+    path: str
+    facts: dict[str, Any] | None
+    problem: str
+
+
+@dataclass
+class EvaluationsRead(Picture):
+    """The evaluations that a form asks for: a run or None for each column."""
+
+    runs: list[RunDirectory | None]
+    lines: list[Line]
+
+
+@dataclass
+class ComparisonRead(Message):
+    """A column was compared with the base: what ``ecellm compare --json`` says."""
+
+    column: int
+    value: Any
+    problem: str
+
+
+@dataclass
+class MissesRead(Picture):
+    """Rows of a task that were answered otherwise."""
+
+    task: str
+    misses: list[Miss]
+    problem: str = ""
+
+
+@dataclass
+class Progressed(Message):
+    """A job that a screen waits for; None once there is none left.
+
+    ``process`` comes once, with the first message of a job that was started here.
+    """
+
+    run: RunDirectory | None
+    words: str
+    process: subprocess.Popen[bytes] | None = None
+
+
+@dataclass
+class CatalogRunsRead(Picture):
+    """Finished catalog runs, the newest first."""
+
+    runs: list[Path]
+
+
+@dataclass
+class TableRead(Picture):
+    """A table was looked at: what ``ecellm catalog show --json`` says."""
+
+    value: Any
+    problem: str
+
+
+@dataclass
+class PreviewRead(Message):
+    """The first rows: what ``ecellm catalog preview --json`` says."""
+
+    value: Any
+    problem: str
+    answered: bool
+
+
+@dataclass
+class ReviewRead(Message):
+    """The review file of a run, or why there is none."""
+
+    file: ReviewFile | None
+    problem: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ecellm_mlx import workspace
@@ -15,9 +15,13 @@ DEFAULT_THEME = "textual-dark"
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices of the user that are no property of a run."""
+    """Choices of the user that are no property of a run.
+
+    ``seen`` holds the places that were visited, comma separated.
+    """
 
     theme: str = DEFAULT_THEME
+    seen: str = ""
 
 
 def settings_file() -> Path:
@@ -34,16 +38,16 @@ def load() -> Settings:
     path = settings_file()
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        theme = value["theme"]
+        known = {f.name: str(value.get(f.name, f.default)) for f in fields(Settings)}
     except FileNotFoundError:
         return Settings()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise StorageError(
             f"{path}: the settings cannot be read, so the defaults are used",
             got=str(error),
             cure="choose a theme to write them anew",
         ) from None
-    return Settings(theme=str(theme))
+    return Settings(**known)
 
 
 def save(settings: Settings) -> None:

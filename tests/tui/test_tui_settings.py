@@ -18,7 +18,7 @@ async def test_the_theme_is_remembered() -> None:
     async with app.run_test() as pilot:
         app.theme = "nord"
         await until(pilot, settings.settings_file().exists)
-    assert json.loads(settings.settings_file().read_text()) == {"theme": "nord"}
+    assert json.loads(settings.settings_file().read_text())["theme"] == "nord"
     again = EcellmApp()
     async with again.run_test() as pilot:
         await pilot.pause()

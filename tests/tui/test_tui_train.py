@@ -25,7 +25,7 @@ WIDE = (120, 40)
 
 
 async def open_form(app: EcellmApp, pilot: Pilot[None]) -> TrainScreen:
-    await pilot.press("f3")
+    await pilot.press("f5")
     await until(pilot, lambda: isinstance(app.screen, TrainScreen))
     await until(pilot, lambda: app.screen.query_one("#data", Choice).value)
     await until(pilot, lambda: all(worker.is_finished for worker in app.workers))
@@ -91,7 +91,7 @@ async def test_the_form_shows_its_command(model: str) -> None:
         assert row(screen, "batch_size").text == str(recipe.read("smollm2").batch_size)
         await pilot.press("ctrl+y")
         await until(pilot, lambda: app.clipboard == screen.order.command())
-        await pilot.press("ctrl+o")
+        await pilot.press("ctrl+l")
         await until(pilot, lambda: "--set" not in text_of(app, "#command"))
         assert row(screen, "rank").text == str(recipe.read("smollm2").rank)
 

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.style import Style
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.color import Color
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Footer, OptionList, Static
 from textual.worker import get_current_worker
 
-from ecellm_mlx.jobs import State
-from tui import device, formats, runs
+from ecellm_mlx.errors import EcellmError
+from ecellm_mlx.jobs import Control, RunDirectory, State
+from tui import device, first_steps, formats, runs
+from tui.cells import cell
 from tui.device import Check, Diagnosis, Doctor, Machine
-from tui.messages import Diagnosed, MachineRead, RunChosen, RunsRead
+from tui.first_steps import STEPS
+from tui.messages import (
+    Asked,
+    Diagnosed,
+    MachineRead,
+    PlaceWanted,
+    RunChosen,
+    RunsRead,
+    StepsRead,
+)
 from tui.runs import RunSummary
 from tui.widgets.facts import LABEL_WIDTH, MUTED, Facts
 from tui.widgets.nav import NavBar
 
 REFRESH_S = 2.0
 NO_RUNS = (
-    "No runs yet.\n\n"
-    "Press F3 to set up a training run on the sample rows that come with ecellm, "
-    "or run `ecellm train` in a shell: runs of both show up here."
+    "No runs yet. Take the first steps, or run `ecellm train` in a shell: runs of both "
+    "show up here."
 )
 STATE_COLOURS = {
     State.STARTING: "text-accent",
@@ -46,8 +54,14 @@ class RunTable(DataTable[Text]):
     BINDINGS = [Binding("enter", "select_cursor", "Open run", id="home.open")]
 
 
+class FirstSteps(OptionList):
+    """The steps to a first result; Enter or a click goes where one is taken."""
+
+    BINDINGS = [Binding("enter", "select", "Go there", id="home.step")]
+
+
 class HomeScreen(Screen[None]):
-    """Device, memory, recent runs."""
+    """Device, memory, first steps, recent runs."""
 
     HELP = """
     Home shows this machine and the runs in the workspace, live ones first.
@@ -59,13 +73,17 @@ class HomeScreen(Screen[None]):
     BINDINGS = [
         Binding("n", "app.go('train')", "New run", id="home.new", tooltip="Set up a new run"),
         Binding("d", "diagnose", "Check device", id="home.diagnose", tooltip="Run the doctor"),
+        Binding("x", "stop", "Stop run", id="home.stop", tooltip="Save a checkpoint and stop"),
+        Binding("y", "copy", "Copy command", id="home.copy", tooltip="Copy `ecellm watch RUN`"),
     ]
-    AUTO_FOCUS = "#runs"
+    AUTO_FOCUS = "#steps"
 
     def __init__(self) -> None:
         super().__init__()
         self._doctor: Doctor | None = None
         self._shown: list[RunSummary] = []
+        self._done: set[str] = set()
+        self._focused_once = False
 
     def compose(self) -> ComposeResult:
         """Machine beside or above the runs."""
@@ -76,13 +94,18 @@ class HomeScreen(Screen[None]):
                 pane.border_subtitle = "d check again"
                 yield Facts(columns=1, id="memory")
                 yield Static("Asking MLX about the device …", id="doctor", markup=False)
-            with VerticalScroll(id="recent", classes="pane", can_focus=False) as pane:
-                pane.border_title = "Runs"
-                pane.border_subtitle = "enter open · n new"
-                yield Static(NO_RUNS, id="no-runs", markup=False)
-                table = RunTable(id="runs", cursor_type="row")
-                table.display = False
-                yield table
+            with Vertical(id="home-right"):
+                with VerticalScroll(id="first", classes="pane", can_focus=False) as pane:
+                    pane.border_title = "First steps"
+                    pane.border_subtitle = "enter go there"
+                    yield FirstSteps(*(step.title for step in STEPS), id="steps", markup=False)
+                with VerticalScroll(id="recent", classes="pane", can_focus=False) as pane:
+                    pane.border_title = "Runs"
+                    pane.border_subtitle = "enter open · n new · x stop · y copy"
+                    yield Static(NO_RUNS, id="no-runs", markup=False)
+                    table = RunTable(id="runs", cursor_type="row")
+                    table.display = False
+                    yield table
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -107,6 +130,17 @@ class HomeScreen(Screen[None]):
         if self._doctor is None:
             self._doctor = Doctor()
             self._await_doctor(self._doctor)
+
+    def action_stop(self) -> None:
+        """Ask the run under the cursor to save a checkpoint and stop."""
+        if run := self._under_cursor():
+            self._ask_to_stop(run.path)
+
+    def action_copy(self) -> None:
+        """Copy the command that watches the run under the cursor."""
+        if run := self._under_cursor():
+            self.app.copy_to_clipboard(f"ecellm watch {run.name}")
+            self.notify(f"`ecellm watch {run.name}` was copied.", timeout=3, markup=False)
 
     @on(MachineRead)
     def _draw_machine(self, event: MachineRead) -> None:
@@ -136,6 +170,7 @@ class HomeScreen(Screen[None]):
         self.query_one("#recent").border_title = f"Runs, {live} live" if live else "Runs"
         table = self.query_one(RunTable)
         had_focus = table.has_focus or self.focused is None
+        self.set_class(bool(event.runs), "-has-runs")
         table.display = bool(event.runs)
         self.query_one("#no-runs").display = not event.runs
         chosen = self._shown[table.cursor_row].path if self._shown else None
@@ -151,22 +186,57 @@ class HomeScreen(Screen[None]):
                 for column, cell in zip(table.columns, self._cells(run), strict=True):
                     table.update_cell(str(run.path), column, cell)
         self._shown = event.runs
-        if event.runs and had_focus and self.is_current:
-            table.focus()
+        if event.runs and had_focus and self.is_current and not table.has_focus:
+            table.focus(scroll_visible=False)
+        if not self._focused_once and self.is_current and event.runs:
+            # Runs that are there come before steps that are left.
+            self._focused_once = True
+            table.focus(scroll_visible=False)
 
     @on(DataTable.RowSelected)
     def _row_selected(self, event: DataTable.RowSelected) -> None:
         event.stop()
         self.post_message(RunChosen(Path(str(event.row_key.value))))
 
+    @on(StepsRead)
+    def _draw_steps(self, event: StepsRead) -> None:
+        steps = self.query_one(FirstSteps)
+        for index, step in enumerate(STEPS):
+            done = step.key in event.done
+            mark = Content.styled("✓ ", "$text-success") if done else Content("○ ")
+            words = Content.styled(step.title, MUTED) if done else Content(step.title)
+            steps.replace_option_prompt_at_index(index, mark + words)
+        left = [n for n, step in enumerate(STEPS) if step.key not in event.done]
+        if event.done != self._done:
+            steps.highlighted = left[0] if left else None
+        self._done = event.done
+        title = f"First steps, {len(event.done)} of {len(STEPS)} done"
+        self.query_one("#first").border_title = title
+        self.set_class(not left, "-steps-done")
+
+    @on(OptionList.OptionSelected)
+    def _step_chosen(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        step = STEPS[event.option_index]
+        self.post_message(PlaceWanted(step.mode, step.values))
+
+    @on(Asked)
+    def _asked(self, event: Asked) -> None:
+        if event.problem:
+            self.notify(event.problem, severity="error", markup=False)
+        else:
+            self.notify("Asked the job to save a checkpoint and stop.", timeout=3)
+
+    def _under_cursor(self) -> RunSummary | None:
+        return self._shown[self.query_one(RunTable).cursor_row] if self._shown else None
+
     def _cells(self, run: RunSummary) -> list[Text]:
-        colour = Color.parse(self.app.theme_variables[STATE_COLOURS[run.state]])
         return [
-            Text(run.name),
-            Text(run.state, style=Style(color=colour.rich_color)),
-            Text(formats.steps(run.step, run.total_steps)),
-            Text(run.model),
-            Text(formats.age(run.age_s)),
+            cell(run.name),
+            cell(run.state, self.app, STATE_COLOURS[run.state]),
+            cell(formats.steps(run.step, run.total_steps)),
+            cell(run.model),
+            cell(formats.age(run.age_s)),
         ]
 
     def _refresh_all(self) -> None:
@@ -178,11 +248,28 @@ class HomeScreen(Screen[None]):
         message = RunsRead([])
         try:
             self.post_message(MachineRead(device.machine()))
-            message = RunsRead(runs.listing())
+            found = runs.listing()
+            message = RunsRead(found)
+            self.post_message(StepsRead(self._steps_done(found)))
         except OSError as error:
             message = RunsRead([], str(error))
         if not get_current_worker().is_cancelled:
             self.post_message(message)
+
+    def _steps_done(self, found: list[RunSummary]) -> set[str]:
+        from ecellm_mlx.models import registry
+
+        models = [model for model in registry.installed() if not model.problem]
+        return first_steps.done(len(models), found, getattr(self.app, "seen", []))
+
+    @work(thread=True, group="ask")
+    def _ask_to_stop(self, path: Path) -> None:
+        try:
+            RunDirectory(path).request(Control.STOP)
+        except EcellmError as error:
+            self.post_message(Asked(Control.STOP, str(error)))
+        else:
+            self.post_message(Asked(Control.STOP))
 
     @work(thread=True, group="doctor")
     def _await_doctor(self, doctor: Doctor) -> None:

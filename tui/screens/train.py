@@ -43,7 +43,7 @@ class TrainScreen(Screen[None]):
     BINDINGS = [
         Binding("ctrl+r", "start", "Start run", id="train.start", tooltip="Start the job"),
         Binding("ctrl+y", "copy", "Copy command", id="train.copy"),
-        Binding("ctrl+o", "reset", "Reset settings", id="train.reset"),
+        Binding("ctrl+l", "reset", "Reset settings", id="train.reset"),
     ]
     AUTO_FOCUS = "#model Select"
 
@@ -96,7 +96,7 @@ class TrainScreen(Screen[None]):
                 yield Static(id="refusal", classes="problem", markup=False)
             with Vertical(id="settings", classes="pane") as pane:
                 pane.border_title = "Settings"
-                pane.border_subtitle = "↑↓ move · space next word · ^o reset"
+                pane.border_subtitle = "↑↓ move · space next word · ^l reset"
                 yield RecipeForm()
         yield Footer(compact=True)
 

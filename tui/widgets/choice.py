@@ -39,8 +39,9 @@ class Choice(Vertical):
         placeholder: str,
         options: list[tuple[str, str]] | None = None,
         value: str | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__(id=id)
+        super().__init__(id=id, name=name)
         self._label, self._prompt = label, prompt
         self._other, self._placeholder = other, placeholder
         self._options = options or []
@@ -49,7 +50,7 @@ class Choice(Vertical):
     def compose(self) -> ComposeResult:
         """Label and list, the path, the problem."""
         with Horizontal(classes="choice-row"):
-            yield Label(self._label, classes="choice-label")
+            yield Label(self._label, classes="choice-label", markup=False)
             yield Select(
                 self._entries(),
                 prompt=self._prompt,
@@ -85,6 +86,15 @@ class Choice(Vertical):
             elif values:
                 select.value = values[0]
         self.post_message(self.Changed(self))
+
+    def choose(self, value: str) -> None:
+        """Choose ``value``, as a path if it is none of the options (yet)."""
+        select = self.query_one(Select)
+        if value in [known for _, known in self._options]:
+            select.value = value
+        else:
+            select.value = OTHER
+            self.query_one(Input).value = value
 
     def complain(self, problem: str) -> None:
         """Show ``problem`` below the list; an empty one clears it."""

@@ -42,6 +42,11 @@ class EventLog(VerticalScroll):
         if following:
             self.call_after_refresh(self.scroll_end, animate=False)
 
+    def clear(self) -> None:
+        """Forget all lines."""
+        self.lines.clear()
+        self.query_one(Static).update("")
+
 
 def _line(line: LogLine) -> Content:
     clock = time.strftime("%H:%M:%S", time.localtime(line.time))

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
+from tui.places import PLACES, Place
 
-@dataclass(frozen=True)
-class Place:
-    """A screen that a function key leads to. ``mode`` is its name in ``App.MODES``."""
-
-    mode: str
-    title: str
-    key: str
-
-
-PLACES = (Place("home", "Home", "f2"), Place("train", "Train", "f3"))
+FULL_WIDTH, SHORT_WIDTH = 104, 76
 
 
 class NavItem(Static):
-    """One place; a click goes there."""
+    """One place; a click goes there. ``form`` is full, short or key."""
 
     def __init__(self, place: Place, *, current: bool) -> None:
-        label = Content.styled(f" {place.key.upper()} ", "$text-accent") + Content(
-            f"{place.title} "
-        )
-        super().__init__(label, classes="-current" if current else "")
+        super().__init__(classes="-current" if current else "")
         self.place = place
+        self._current = current
+
+    def show(self, form: str) -> None:
+        """Draw as much as there is room for; the current place keeps its name."""
+        title = self.place.title if form == "full" else self.place.short
+        if form == "key" and not self._current:
+            title = ""
+        space = " " if form == "full" else ""
+        key = Content.styled(f"{space}{self.place.key.upper()}", "$text-accent")
+        self.update(key + Content(f" {title}{space}" if title else ""))
 
     async def on_click(self) -> None:
         """Go there, as the key does."""
@@ -49,3 +47,11 @@ class NavBar(Horizontal):
         yield Static(" ecellm ", id="brand")
         for place in PLACES:
             yield NavItem(place, current=place.mode == self._current)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Shorten the titles until they fit."""
+        width = event.size.width
+        form = "full" if width >= FULL_WIDTH else "short" if width >= SHORT_WIDTH else "key"
+        self.set_class(form != "full", "-short")
+        for item in self.query(NavItem):
+            item.show(form)

@@ -1,0 +1,455 @@
+"""Catalog: a table, what is asked about each product, a preview, and the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
+from textual.widgets import Button, DataTable, Input, Label, Select, Static
+from textual.worker import get_current_worker
+
+from ecellm_mlx import jobs
+from ecellm_mlx.data.tasks import Kind, Task, find
+from ecellm_mlx.errors import EcellmError
+from tui import child, found
+from tui.cells import BAD, cell
+from tui.child import command_line
+from tui.messages import (
+    CatalogRunsRead,
+    JobRefused,
+    JobStarted,
+    OptionsRead,
+    PreviewRead,
+    TableRead,
+)
+from tui.screens.base import PlaceScreen, chosen_row
+from tui.widgets.choice import Choice
+
+SETTLE_S = 0.4  # typing is over when nothing was typed for this long
+PREVIEW_ROWS = 3
+NO_ADAPTER = ("no adapter, the base alone", "")
+NOTHING = ("–", "")
+TARGETS = "target attributes"
+# Tasks whose answers need nothing but the product, first.
+TASK_ORDER = ("AVE", "SA", "AP", "AG", "PSI", "MPC", "PM", "PRP", "QPR", "SR")
+
+
+@dataclass(frozen=True)
+class CatalogOrder:
+    """What ``ecellm catalog run`` is told. ``mapping`` holds ``field=column`` items."""
+
+    table: str
+    task: str
+    mapping: tuple[str, ...]
+    attributes: str
+    model: str
+    adapter: str
+    out: str
+    review_below: str
+
+    def question(self) -> list[str]:
+        """The words that say what is asked of whom."""
+        words = ["--task", self.task]
+        for item in self.mapping:
+            words += ["--map", item]
+        if self.attributes:
+            words += ["--attributes", self.attributes]
+        words += ["--model", self.model or "MODEL"]
+        if self.adapter:
+            words += ["--adapter", self.adapter]
+        return words
+
+    def words(self) -> list[str]:
+        """The command's words after ``ecellm``."""
+        words = ["catalog", "run", self.table or "TABLE", *self.question()]
+        words += ["--out", self.out or "OUT"]
+        if self.review_below:
+            words += ["--review-below", self.review_below]
+        return words
+
+
+class PreviewTable(DataTable[Text]):
+    """The first rows; the prompt of the one under the cursor is shown below."""
+
+
+class CatalogScreen(PlaceScreen):
+    """Form, preview, prompt."""
+
+    PLACE = "catalog"
+    HELP = """
+    Catalog asks one question about every product of a table (CSV, TSV, JSON Lines,
+    Parquet, XLSX) and writes the same table with the answers appended. A run that is
+    stopped or killed goes on where it was.
+
+    The mapping of columns to fields is guessed; correct it and see on the right what the
+    model will read. Preview asks the model about the first rows, before hours are spent.
+
+    Rows whose confidence is below the limit go to a review file. Review shows them, lets
+    you accept or correct each answer, and turns what you decide into training rows.
+    """
+    BINDINGS = [
+        Binding("ctrl+r", "start", "Run", id="catalog.run", priority=True),
+        Binding("ctrl+e", "preview", "Preview answers", id="catalog.preview", priority=True),
+        Binding("ctrl+l", "review", "Review", id="catalog.review", priority=True),
+    ]
+    AUTO_FOCUS = "#table Select"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._columns: list[str] = []
+        self._rows: list[dict[str, Any]] = []
+        self._starting = False
+        self._out_touched = False
+        self._runs: list[Path] = []
+
+    def body(self) -> ComposeResult:
+        """The form, the preview, the prompt."""
+        with (
+            Vertical(classes="column -left"),
+            VerticalScroll(id="catalog-form", classes="pane", can_focus=False) as pane,
+        ):
+            pane.border_title = "Catalog"
+            pane.border_subtitle = "^r run · ^e preview answers · ^l review"
+            yield Choice(
+                "Table",
+                id="table",
+                prompt="choose a table",
+                other="a file …",
+                placeholder="shop.csv, .tsv, .jsonl, .parquet or .xlsx",
+            )
+            with Horizontal(classes="choice-row"):
+                yield Label("Task", classes="choice-label")
+                yield Select(
+                    [(f"{t.short}  {t.title}", t.name) for t in map(find, TASK_ORDER)],
+                    value=find(TASK_ORDER[0]).name,
+                    allow_blank=False,
+                    compact=True,
+                    id="task",
+                )
+            with Horizontal(classes="choice-row", id="attributes-row"):
+                yield Label("Extract", classes="choice-label")
+                yield Input("Brand,Color", id="attributes", compact=True)
+            yield Static(id="mapping-title", classes="hint", markup=False)
+            yield Vertical(id="mapping")
+            yield Choice(
+                "Model",
+                id="model",
+                prompt="no model installed",
+                other="a folder …",
+                placeholder="folder with config.json and weights",
+            )
+            yield Choice(
+                "Adapter",
+                id="adapter",
+                prompt="no adapter",
+                other="a folder or run …",
+                placeholder="run or adapter folder",
+                options=[NO_ADAPTER],
+                value="",
+            )
+            with Horizontal(classes="choice-row"):
+                yield Label("Write to", classes="choice-label")
+                yield Input(id="out", placeholder="shop.out.csv", compact=True)
+            with Horizontal(classes="choice-row"):
+                yield Label("Review", classes="choice-label")
+                yield Input("0.8", id="review-below", compact=True)
+                yield Label(" below this confidence", classes="hint")
+            yield Static(id="catalog-problem", classes="problem", markup=False)
+            with Horizontal(classes="buttons"):
+                yield Button(
+                    "^r Run",
+                    id="start",
+                    variant="primary",
+                    action="screen.start",
+                    compact=True,
+                )
+                yield Button("^e Preview", action="screen.preview", compact=True)
+                yield Button("^l Review", action="screen.review", compact=True)
+        with Vertical(classes="column -right"):
+            with Vertical(id="preview-pane", classes="pane") as pane:
+                pane.border_title = "Preview"
+                yield PreviewTable(id="preview", cursor_type="row")
+            with VerticalScroll(id="prompt-pane", classes="pane") as pane:
+                pane.border_title = "What the model reads"
+                yield Static(id="prompt", markup=False)
+
+    def on_mount(self) -> None:
+        """Make the table."""
+        for name in ("Line", "Answer", "Sure", "Problem"):
+            self.query_one(PreviewTable).add_column(name, key=name)
+
+    def on_screen_resume(self) -> None:
+        """Something may have been installed or trained meanwhile."""
+        self._read_options()
+
+    def preset(self, values: dict[str, str]) -> None:
+        """Take over a model or an adapter."""
+        for name in ("table", "model", "adapter"):
+            if value := values.get(name):
+                self.query_one(f"#{name}", Choice).choose(value)
+
+    @property
+    def chosen_task(self) -> Task:
+        """The chosen task."""
+        return find(str(self.query_one("#task", Select).value))
+
+    @property
+    def order(self) -> CatalogOrder:
+        """What the form says now."""
+        extraction = self.chosen_task.kind is Kind.EXTRACTION
+        return CatalogOrder(
+            table=self.query_one("#table", Choice).value or "",
+            task=self.chosen_task.short,
+            mapping=tuple(self._mapping()),
+            attributes=self.query_one("#attributes", Input).value.strip() if extraction else "",
+            model=self.query_one("#model", Choice).value or "",
+            adapter=self.query_one("#adapter", Choice).value or "",
+            out=self.query_one("#out", Input).value.strip(),
+            review_below=self.query_one("#review-below", Input).value.strip(),
+        )
+
+    def action_start(self) -> None:
+        """Check everything, then start the job."""
+        if self._starting:
+            return
+        self._complain("")
+        self._starting = True
+        self.query_one("#start", Button).label = "checking …"
+        self._start(self.order)
+
+    def action_preview(self) -> None:
+        """Ask the model about the first rows."""
+        self.query_one("#preview-pane").border_title = "Preview: asking the model …"
+        self._preview(self.order, True)
+
+    def action_review(self) -> None:
+        """Open the review of the newest run that has one."""
+        from tui.screens.review import ReviewScreen
+
+        if self._runs:
+            self.app.push_screen(ReviewScreen(self._runs[0]))
+        else:
+            self.notify("No catalog run has finished yet.", severity="warning")
+
+    @on(OptionsRead)
+    def _options_read(self, event: OptionsRead) -> None:
+        self.query_one("#table", Choice).offer(event.options["tables"])
+        self.query_one("#model", Choice).offer(event.options["models"])
+        self.query_one("#adapter", Choice).offer([NO_ADAPTER, *event.options["adapters"]])
+
+    @on(CatalogRunsRead)
+    def _runs_read(self, event: CatalogRunsRead) -> None:
+        self._runs = event.runs
+
+    @on(Choice.Changed, "#table")
+    def _table_chosen(self, event: Choice.Changed) -> None:
+        event.stop()
+        self._read_table(self.order.table, self.order.task)
+        table = Path(self.order.table)
+        if self.order.table and not self._out_touched:
+            name = f"{table.stem}.{self.chosen_task.short.lower()}{table.suffix}"
+            folder = Path.cwd() if table == _sample() else table.parent
+            with self.prevent(Input.Changed):
+                self.query_one("#out", Input).value = str(folder / name)
+        self._edited()
+
+    @on(Select.Changed, "#task")
+    def _task_chosen(self, event: Select.Changed) -> None:
+        event.stop()
+        self.query_one("#attributes-row").display = self.chosen_task.kind is Kind.EXTRACTION
+        self._read_table(self.order.table, self.order.task)
+
+    @on(TableRead)
+    async def _table_read(self, event: TableRead) -> None:
+        title = self.query_one("#mapping-title", Static)
+        if event.problem:
+            title.update("")
+            self._complain(event.problem)
+            return
+        self._complain("")
+        value: dict[str, Any] = event.value
+        self._columns = [str(name) for name in value["columns"]]
+        facts = ", ".join(f"{k} {v}" for k, v in value.get("table", {}).items())
+        title.update(f"{facts}\nField = column, as guessed; * is required:")
+        guessed = {c["field"]: c["column"] for c in value.get("choices", ())}
+        await self._show_mapping(guessed)
+        self._edited()
+
+    @on(Choice.Changed)
+    @on(Input.Changed)
+    def _changed(self, event: Message) -> None:
+        event.stop()
+        if isinstance(event, Input.Changed) and event.input.id == "out":
+            self._out_touched = True
+        self._edited()
+
+    @on(PreviewRead)
+    def _preview_read(self, event: PreviewRead) -> None:
+        pane = self.query_one("#preview-pane")
+        if event.problem:
+            pane.border_title = "Preview"
+            self._complain(event.problem)
+            return
+        self._rows = list(event.value["rows"])
+        pane.border_title = "Preview" if event.answered else "Preview, not asked yet"
+        table = self.query_one(PreviewTable)
+        table.clear()
+        for number, row in enumerate(self._rows):
+            sure = row.get("confidence")
+            table.add_row(
+                cell(str(row["line"])),
+                cell(row.get("answer") or "–"),
+                cell("" if sure is None else f"{sure:.2f}"),
+                cell(row.get("error") or "", self.app, BAD if row.get("error") else ""),
+                key=str(number),
+            )
+        self._show_prompt()
+
+    @on(DataTable.RowHighlighted, "#preview")
+    def _row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        event.stop()
+        self._show_prompt()
+
+    @on(JobRefused)
+    def _job_refused(self, event: JobRefused) -> None:
+        event.stop()
+        self._started()
+        self._complain(event.sentence)
+
+    @on(JobStarted)
+    def _job_started(self) -> None:
+        # The app takes the message from here and opens the run.
+        self._started()
+
+    def _started(self) -> None:
+        self._starting = False
+        self.query_one("#start", Button).label = "^r Run"
+
+    def _mapping(self) -> list[str]:
+        items = []
+        for row in self.query("#mapping Choice").results(Choice):
+            if value := row.value:
+                # What is no column is a text that is the same for every product.
+                column = value if value in self._columns else f":{value}"
+                items.append(f"{row.name}={column}")
+        return items
+
+    async def _show_mapping(self, guessed: dict[str, str]) -> None:
+        box = self.query_one("#mapping", Vertical)
+        await box.query(Choice).remove()
+        options = [NOTHING, *((name, name) for name in self._columns)]
+        rows = []
+        for number, field in enumerate(self.chosen_task.fields):
+            if field == TARGETS:
+                continue
+            star = " *" if field in self.chosen_task.required else ""
+            rows.append(
+                Choice(
+                    f"{field.rstrip(':')}{star}",
+                    id=f"map-{number}",
+                    name=field,
+                    prompt="–",
+                    other="a fixed text …",
+                    placeholder="the same for every product",
+                    options=options,
+                    value=guessed.get(field, ""),
+                )
+            )
+        await box.mount(*rows)
+
+    def _edited(self) -> None:
+        order = self.order
+        self.show_command(command_line(order.words()))
+        if order.table and order.model and order.mapping:
+            self._preview(order, False)
+
+    def _show_prompt(self) -> None:
+        index = chosen_row(self.query_one(PreviewTable))
+        if index is not None and int(index) < len(self._rows):
+            row = self._rows[int(index)]
+            self.query_one("#prompt", Static).update(
+                row.get("prompt") or row.get("error") or ""
+            )
+
+    def _complain(self, sentence: str) -> None:
+        problem = self.query_one("#catalog-problem", Static)
+        problem.update(sentence)
+        problem.display = bool(sentence)
+
+    @work(thread=True, exclusive=True, group="options")
+    def _read_options(self) -> None:
+        options = {
+            "tables": [("sample: 60 products that come with ecellm", str(_sample()))],
+            "models": found.models(),
+            "adapters": found.adapter_options(),
+        }
+        runs = found.finished_runs("catalog")
+        if not get_current_worker().is_cancelled:
+            self.post_message(OptionsRead(options))
+            self.post_message(CatalogRunsRead(runs))
+
+    @work(thread=True, exclusive=True, group="table")
+    def _read_table(self, table: str, task: str) -> None:
+        time.sleep(SETTLE_S)
+        if not table or get_current_worker().is_cancelled:
+            return
+        value, problem = child.ask(["catalog", "show", table, "--task", task, "--json"])
+        if not get_current_worker().is_cancelled:
+            self.post_message(TableRead(value, problem))
+
+    @work(thread=True, exclusive=True, group="preview")
+    def _preview(self, order: CatalogOrder, answers: bool) -> None:
+        if not answers:
+            time.sleep(SETTLE_S)
+        if get_current_worker().is_cancelled:
+            return
+        words = ["catalog", "preview", order.table, *order.question()]
+        words += ["--limit", str(PREVIEW_ROWS), "--answers" if answers else "--no-answers"]
+        value, problem = child.ask([*words, "--json"])
+        if not get_current_worker().is_cancelled:
+            self.post_message(PreviewRead(value, problem, answers))
+
+    @work(thread=True, group="start")
+    def _start(self, order: CatalogOrder) -> None:
+        from ecellm_mlx.catalog import job
+
+        try:
+            limit = float(order.review_below) if order.review_below else None
+            run = job.launch(
+                Path(order.table),
+                model=order.model,
+                out=Path(order.out).expanduser(),
+                task=order.task,
+                mapping=list(order.mapping),
+                adapter=order.adapter or None,
+                attributes=_names(order.attributes),
+                review_below=limit,
+            )
+            process = jobs.start(run)
+        except EcellmError as error:
+            self.post_message(JobRefused(str(error)))
+        except ValueError:
+            self.post_message(JobRefused(f"{order.review_below!r} is no confidence: 0 to 1."))
+        except OSError as error:
+            self.post_message(JobRefused(f"The job's process cannot be started: {error}."))
+        else:
+            self.post_message(JobStarted(run, process))
+
+
+def _sample() -> Path:
+    from ecellm_mlx import sample
+
+    return sample.catalog()
+
+
+def _names(text: str) -> Sequence[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

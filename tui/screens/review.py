@@ -1,0 +1,222 @@
+"""Review: the least sure answers of a catalog run, to accept or to correct."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen, Screen
+from textual.widgets import DataTable, Footer, Input, Label, Static
+
+from ecellm_mlx.errors import EcellmError
+from ecellm_mlx.jobs import RunDirectory
+from tui import review_file
+from tui.cells import GOOD, WARNING, cell
+from tui.messages import ReviewRead
+from tui.review_file import ReviewFile, ReviewItem
+from tui.screens.base import chosen_row
+from tui.widgets.answer_pane import bar
+from tui.widgets.command_line import CommandLine
+from tui.widgets.facts import MUTED
+from tui.widgets.nav import NavBar
+
+
+class ReviewTable(DataTable[Text]):
+    """The rows, the least sure first."""
+
+
+class CorrectDialog(ModalScreen[str | None]):
+    """Asks for the right answer; dismissed with it, or None."""
+
+    BINDINGS = [Binding("escape", "dismiss(None)", "Cancel", id="correct.cancel")]
+
+    def __init__(self, item: ReviewItem) -> None:
+        super().__init__()
+        self._item = item
+
+    def compose(self) -> ComposeResult:
+        """What was answered, and a field for what is right."""
+        with VerticalScroll(id="dialog", can_focus=False) as box:
+            box.border_title = "The right answer"
+            box.border_subtitle = "enter take it · esc cancel"
+            yield Static(f"The model said: {self._item.answer}", classes="hint", markup=False)
+            yield Input(self._item.correction or self._item.answer, compact=True)
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.dismiss(event.value.strip() or None)
+
+
+class ReviewScreen(Screen[None]):
+    """A table of rows and the one under the cursor."""
+
+    HELP = """
+    Review shows the answers of a catalog run that the model was least sure of.
+
+    Accept an answer, or write the right one. Every decision is saved at once, in the last
+    column of the review file beside the output, where a spreadsheet program finds it too.
+    """
+    BINDINGS = [
+        Binding("a", "accept", "Accept", id="review.accept"),
+        Binding("c,enter", "correct", "Correct", id="review.correct"),
+        Binding("u", "undo", "Undecide", id="review.undo"),
+        Binding("ctrl+y", "copy", "Copy command", show=False, id="review.copy"),
+        Binding("escape", "dismiss", "Back", id="review.back"),
+    ]
+    AUTO_FOCUS = "#review"
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self.run = RunDirectory(run)
+        self.file: ReviewFile | None = None
+        self.items: list[ReviewItem] = []
+
+    def compose(self) -> ComposeResult:
+        """The table, the row."""
+        yield NavBar("catalog")
+        with Vertical(id="review-body", classes="body"):
+            with Vertical(id="review-pane", classes="pane") as pane:
+                pane.border_title = Content(f"Review of {self.run.path.name}")
+                pane.border_subtitle = "a accept · c correct · u undecide · esc back"
+                yield ReviewTable(id="review", cursor_type="row")
+                yield Static(id="review-problem", classes="problem", markup=False)
+            with VerticalScroll(id="item-pane", classes="pane") as pane:
+                pane.border_title = "The product"
+                yield Static(id="item", markup=False)
+        with Horizontal(id="command-bar"):
+            yield Label("^y", id="command-key")
+            yield CommandLine()
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        """Read the file."""
+        for name in ("", "Sure", "Answer", "Decided", "Product"):
+            self.query_one(ReviewTable).add_column(name, key=name or "mark")
+        self._read()
+
+    def action_accept(self) -> None:
+        """The answer is right."""
+        if item := self._chosen():
+            self._decide(item, item.answer)
+
+    def action_correct(self) -> None:
+        """Ask for the right answer."""
+        item = self._chosen()
+        if item is None:
+            return
+
+        def answered(text: str | None) -> None:
+            if text:
+                self._decide(item, text)
+
+        self.app.push_screen(CorrectDialog(item), answered)
+
+    def action_undo(self) -> None:
+        """Forget the decision."""
+        if item := self._chosen():
+            self._decide(item, "")
+
+    def action_copy(self) -> None:
+        """Copy the command that is shown."""
+        self.app.copy_to_clipboard(self.query_one(CommandLine).command)
+        self.notify("The command was copied.", timeout=3)
+
+    @on(DataTable.RowSelected, "#review")
+    def _row_selected(self, event: DataTable.RowSelected) -> None:
+        event.stop()
+        self.action_correct()
+
+    @on(DataTable.RowHighlighted, "#review")
+    def _row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        event.stop()
+        self._show_item()
+
+    @on(ReviewRead)
+    def _review_read(self, event: ReviewRead) -> None:
+        problem = self.query_one("#review-problem", Static)
+        problem.update(event.problem)
+        problem.display = bool(event.problem)
+        if event.file is None:
+            return
+        self.file, self.items = event.file, list(event.file.items)
+        table = self.query_one(ReviewTable)
+        for item in self.items:
+            table.add_row(*self._cells(item), key=item.key)
+        self._show_title()
+        self._show_item()
+
+    def _decide(self, item: ReviewItem, text: str) -> None:
+        place = next(n for n, known in enumerate(self.items) if known.key == item.key)
+        self.items[place] = replace(item, correction=text)
+        table = self.query_one(ReviewTable)
+        for column, value in zip(table.columns, self._cells(self.items[place]), strict=True):
+            table.update_cell(item.key, column, value, update_width=True)
+        if text and table.cursor_row < table.row_count - 1:
+            table.move_cursor(row=table.cursor_row + 1)
+        self._show_title()
+        self._show_item()
+        self._save({known.key: known.correction for known in self.items})
+
+    def _cells(self, item: ReviewItem) -> list[Text]:
+        if not item.correction:
+            mark = cell("○")
+        elif item.accepted:
+            mark = cell("✓", self.app, GOOD)
+        else:
+            mark = cell("✎", self.app, WARNING)
+        decided = "" if item.accepted else item.correction
+        return [
+            mark,
+            cell(f"{bar(item.confidence, 6)} {item.confidence:.2f}"),
+            cell(item.answer[:40]),
+            cell(decided[:40]),
+            cell(next(iter(item.fields.values()), "")[:60]),
+        ]
+
+    def _chosen(self) -> ReviewItem | None:
+        key = chosen_row(self.query_one(ReviewTable))
+        return next((item for item in self.items if item.key == key), None)
+
+    def _show_title(self) -> None:
+        done = sum(bool(item.correction) for item in self.items)
+        title = f"Review of {self.run.path.name}, {done} of {len(self.items)} decided"
+        self.query_one("#review-pane").border_title = Content(title)
+
+    def _show_item(self) -> None:
+        if item := self._chosen():
+            facts = [("line", item.line), *item.fields.items(), ("answer", item.answer)]
+            if item.correction:
+                facts.append(("decided", item.correction))
+            lines = [
+                Content.styled(name.ljust(22), MUTED) + Content(value) for name, value in facts
+            ]
+            self.query_one("#item", Static).update(Content("\n").join(lines))
+        if self.file:
+            self.query_one(CommandLine).show(str(self.file.path))
+
+    @work(thread=True, group="read")
+    def _read(self) -> None:
+        try:
+            self.post_message(ReviewRead(review_file.read(review_file.of_run(self.run))))
+        except EcellmError as error:
+            self.post_message(ReviewRead(None, str(error)))
+        except KeyError as error:
+            self.post_message(ReviewRead(None, f"{self.run.path}: job.json has no {error}."))
+
+    @work(thread=True, group="save")
+    def _save(self, corrections: dict[str, str]) -> None:
+        if self.file is None:
+            return
+        try:
+            review_file.save(self.file, corrections)
+        except (EcellmError, OSError) as error:
+            self.app.call_from_thread(
+                self.notify, f"Not saved: {error}", severity="error", markup=False
+            )
