@@ -56,7 +56,11 @@ class BaseModel:
         name: registry name or folder, for messages.
         model_type: architecture in ``config.json``.
         layers: number of blocks.
-        modules: path in mlx-lm → layer, for all linear and embedding layers.
+        modules: path → layer, for all linear and embedding layers that mlx-lm's and
+            Hugging Face's model both have, under one name and in one shape.
+        differing: mlx-lm's other layers.
+        shares_embedding: whether mlx-lm's embedding is the output layer, too, so that an
+            update of it acts twice.
         tied_in_peft: whether Hugging Face's model ties its output layer to the embedding.
         read: the stored tensor of that name; None if it is quantized or not there.
         holds: whether the base's tensor of that name is this one, but for rounding to a
@@ -67,14 +71,11 @@ class BaseModel:
     model_type: str
     layers: int
     modules: Mapping[str, Layer]
+    differing: frozenset[str]
+    shares_embedding: bool
     tied_in_peft: bool
     read: Callable[[str], mx.array | None]
     holds: Callable[[str, mx.array], bool]
-
-    @property
-    def shares_embedding(self) -> bool:
-        """Whether mlx-lm's embedding is the output layer too, so that an update acts twice."""
-        return HEAD not in self.modules
 
 
 def check_fit(base: BaseModel, modules: Mapping[str, LoraModule], source: object) -> None:
@@ -115,6 +116,11 @@ def check_known(
     unknown = [name for name in names if name not in known]
     if not unknown:
         return
+    if renamed := [name for name in unknown if name in base.differing]:
+        raise ConversionError(
+            f"{source} adapts {', '.join(renamed)}, which mlx-lm and Hugging Face name or "
+            f"shape differently in {base.model_type}; train without these layers."
+        )
     if len(unknown) == len(names):
         example = next((n for n in known if ".layers." in n or ".h." in n), "")
         raise ConversionError(

@@ -93,7 +93,8 @@ def write_mlx(
     """
     packed = pack(adapter.modules)
     ecellm = {key: value for key, value in adapter.ecellm.items() if key != "modules"}
-    ecellm["rslora"] = adapter.rslora
+    if adapter.rslora or "rslora" in ecellm:
+        ecellm["rslora"] = adapter.rslora
     alphas = {module.alpha for module in adapter.modules.values()}
     if len(alphas) == 1 and None not in alphas:
         ecellm["alpha"] = alphas.pop()

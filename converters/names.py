@@ -1,15 +1,20 @@
 """Module names of each architecture in mlx-lm and in Hugging Face transformers.
 
-For the architectures listed here both use the same module paths, so that a name
-needs nothing but PEFT's prefix. An architecture that is not listed is refused: a
-guessed name would load as a silent no-op.
+For the architectures listed here both use the same module paths for every linear and
+embedding layer, which a test compares, so that a name needs nothing but PEFT's prefix.
+For others the caller finds out from the base itself; a guessed name would load as a
+silent no-op.
 """
 
 from __future__ import annotations
 
 from converters.errors import ConversionError
 
-SAME_NAMES = ("llama", "mistral", "phi", "qwen2")
+SAME_NAMES = (
+    "cohere", "cohere2", "ernie4_5", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "granite",
+    "helium", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3", "seed_oss",
+    "smollm3", "stablelm", "starcoder2",
+)  # fmt: skip
 PEFT_PREFIX = "base_model.model."
 
 
@@ -21,27 +26,9 @@ def check_architecture(model_type: str) -> None:
     """
     if model_type not in SAME_NAMES:
         raise ConversionError(
-            f"adapters of the architecture {model_type!r} cannot be converted; supported are "
-            f"{', '.join(SAME_NAMES)}."
+            f"nothing says how Hugging Face names the layers of {model_type!r}: it is none of "
+            f"{', '.join(SAME_NAMES)}; install PyTorch, or give a base from the hub."
         )
-
-
-def to_peft_module(module: str) -> str:
-    """PEFT's name of an MLX module path."""
-    return PEFT_PREFIX + module
-
-
-def from_peft_module(name: str) -> str:
-    """The MLX module path of a PEFT name.
-
-    Raises:
-        ConversionError: the name does not carry PEFT's prefix.
-    """
-    if not name.startswith(PEFT_PREFIX):
-        raise ConversionError(
-            f"the tensor {name!r} does not start with {PEFT_PREFIX!r}; it is not from PEFT."
-        )
-    return name.removeprefix(PEFT_PREFIX)
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:

@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ecellm_mlx.cli import options
-from ecellm_mlx.cli.output import emit, emit_json, emit_table
+from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate
 
 app = typer.Typer(help="Adapters: inspect, to-peft, from-peft, verify.", no_args_is_help=True)
+
+# A table shows nested values up to this many.
+SHOWN = 8
 
 MlxAdapter = Annotated[str, typer.Argument(help="An MLX adapter folder, or a run.")]
 Base = Annotated[str, typer.Option("--base", help="The base model: registry name or folder.")]
 
 
 @app.command()
-def inspect(adapter: MlxAdapter, json: options.Json = False) -> None:
-    """What an adapter is: base, rank, scale, targets, size, provenance.
+def inspect(
+    adapter: Annotated[str, typer.Argument(help="An MLX or PEFT adapter folder, or a run.")],
+    json: options.Json = False,
+) -> None:
+    """What an adapter is: base, type, rank, alpha, targets, size, where it comes from.
+
+    Takes MLX and PEFT folders alike.
 
     Example: ecellm adapters inspect RUN
     """
+    from ecellm_mlx import backend  # noqa: F401 - loads a fast BLAS before converters do
     from ecellm_mlx.models.adapter_files import folder_of
 
-    from converters.peft import MLX_WEIGHTS, read_mlx
+    from converters.describe import describe
 
-    folder = folder_of(adapter)
-    content = read_mlx(folder)
-    facts = {
-        "path": str(folder),
-        "base": content.ecellm.get("base", {}).get("name"),
-        "type": "dora" if content.dora else "lora",
-        "rank": content.rank,
-        "alpha": content.alpha,
-        "scale": content.scale,
-        "rslora": content.rslora,
-        "targets": sorted({name.rsplit(".", 1)[-1] for name in content.modules}),
-        "modules": len(content.modules),
-        "parameters": sum(
-            x.size for parts in content.modules.values() for x in parts if x is not None
-        ),
-        "size_mb": round((folder / MLX_WEIGHTS).stat().st_size / 1e6, 2),
-        "metrics": content.ecellm.get("metrics"),
-    }
+    facts = describe(folder_of(adapter))
     if json:
         emit_json(facts)
     else:
-        emit_table("", ["", "adapter"], [[k, str(v)] for k, v in facts.items()])
+        emit_table("", ["", "adapter"], [[k, _text(v)] for k, v in facts.items()])
 
 
 @app.command("to-peft")
@@ -56,7 +48,11 @@ def to_peft(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     base: Annotated[
         str | None,
-        typer.Option("--base", help="What PEFT shall load as its base: hub name or folder."),
+        typer.Option("--base", help="The base, if it is not the one that the adapter names."),
+    ] = None,
+    phi_layout: Annotated[
+        Literal["native", "legacy"] | None,
+        typer.Option("--phi-layout", help="Names of Phi's layers; the default is as it came."),
     ] = None,
 ) -> None:
     """Convert an MLX adapter to the Hugging Face PEFT format.
@@ -65,7 +61,7 @@ def to_peft(
     """
     from ecellm_mlx.models import exporting
 
-    emit(str(exporting.to_peft(adapter, out, base=base)))
+    emit(str(exporting.to_peft(adapter, out, base=base, layout=phi_layout)))
 
 
 @app.command("from-peft")
@@ -80,34 +76,44 @@ def from_peft(
     """
     from ecellm_mlx.models import exporting
 
-    emit(str(exporting.from_peft(adapter, out, base=base)))
+    emit(str(exporting.from_peft(adapter, out, base=base, warn=narrate)))
 
 
 @app.command()
 def verify(
     adapter: MlxAdapter,
     peft: Annotated[Path, typer.Argument(help="The PEFT adapter to compare with.")],
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="Compare logits on this base, too: name or folder."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Prove that an MLX and a PEFT adapter are the same update, tensor by tensor.
+    """Prove that an MLX and a PEFT adapter are the same.
 
-    Example: ecellm adapters verify RUN my-adapter-peft
+    The updates are compared tensor by tensor. With --base, and with PyTorch and PEFT
+    installed, the logits of both sides are compared as well.
+
+    Example: ecellm adapters verify RUN my-adapter-peft --base phi-2
     """
-    from ecellm_mlx import backend  # noqa: F401 - loads a fast BLAS before converters do
-    from ecellm_mlx.errors import AdapterError
-    from ecellm_mlx.models.adapter_files import folder_of
+    from ecellm_mlx.models import proof
 
-    from converters.verify import compare
-
-    result = compare(folder_of(adapter), peft)
-    facts = {
-        "modules": result.modules,
-        "max_abs_error": result.max_abs_error,
-        "bit_identical": result.bit_identical,
-    }
+    result = proof.verify(adapter, peft, base=base)
+    for note in result.notes:
+        narrate(note)
     if json:
-        emit_json(facts)
+        emit_json(result.to_json())
     else:
-        emit_table("", ["", "MLX against PEFT"], [[k, str(v)] for k, v in facts.items()])
-    if result.max_abs_error > 1e-6:
-        raise AdapterError("the two adapters differ", got=f"{result.max_abs_error:.2e}")
+        emit_table("", ["", "MLX against PEFT"], [[k, _text(v)] for k, v in result.rows()])
+    result.require_equal()
+
+
+def _text(value: object) -> str:
+    """A value of a table: nested ones as one ``key value`` list."""
+    if isinstance(value, dict):
+        if len(value) > SHOWN:
+            return f"{len(value)} entries; see --json"
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "unknown" if value is None else str(value)

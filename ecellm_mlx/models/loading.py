@@ -74,7 +74,7 @@ def load(
     config = read_config(path)
     for file in weight_files(path):
         verify_safetensors(file)
-    network, config = _load_network(path)
+    network, config = open_lazily(path)
     if bits:
         quantize(network, bits)
     _to_compute_dtype(network, warn)
@@ -93,7 +93,7 @@ def load(
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """``config.json`` of a model folder.
+    """``config.json`` of a model folder, with Phi's old keys translated.
 
     Raises:
         ModelError: it is missing, damaged, or has no ``model_type``.
@@ -113,7 +113,9 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{file} names no model_type", cure="use a folder in MLX or Hugging Face layout"
         )
-    return config
+    from converters.phi_layout import native_config
+
+    return native_config(config)
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -217,14 +219,17 @@ def open_lazily(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         ModelError: an architecture that mlx-lm does not know, or damaged files.
     """
-    return _load_network(path)
-
-
-def _load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     from mlx_lm.utils import load_model  # noqa: TID251
 
+    config = read_config(path)
+    settings = {**config, **_rope_settings(config)}
+    special: dict[str, Any] = {}
+    if config["model_type"] == "phi":
+        from ecellm_mlx.models import phi
+
+        special["get_model_classes"] = phi.classes
     try:
-        return load_model(path, lazy=True, model_config=_rope_settings(read_config(path)))
+        return load_model(path, lazy=True, model_config=settings, **special)
     except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
         raise ModelError(
             f"the model in {path} cannot be loaded",

@@ -245,7 +245,7 @@ def test_three_steps_equal_peft_and_pytorch(
     start = tmp_path / "start"
     start.mkdir()
     trainer._write_adapter(start)
-    peft = to_peft(start, tmp_path / "peft", base=str(tiny_models[name]), model_type=name)
+    peft = to_peft(start, tmp_path / "peft", base_name=str(tiny_models[name]), model_type=name)
     plan = list(zip(range(4), batches.plan(
         trainer.lengths, micro_batch_size=2, batch_size=4, epoch=0, seed=42
     ), strict=False))  # fmt: skip
