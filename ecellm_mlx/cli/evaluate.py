@@ -1,4 +1,4 @@
-"""Verbs that judge answers: eval, score, compare."""
+"""Verbs that judge answers: eval, score, compare, report."""
 
 from __future__ import annotations
 
@@ -27,10 +27,16 @@ def register(app: typer.Typer) -> None:
     app.command("eval")(evaluate)
     app.command()(score)
     app.command()(compare)
+    app.command()(report)
 
 
 def evaluate(
-    model: options.Model,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="Registry name or folder; with --endpoint its name."
+        ),
+    ],
     data: Annotated[Path, typer.Option("--data", "-d", help="A file of rows with answers.")],
     adapter: options.Adapter = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
@@ -39,10 +45,34 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="A stratified subset.")] = None,
     decoding: Annotated[
-        list[str] | None, typer.Option(help="valid or paper; repeatable (default: valid).")
+        list[str] | None,
+        typer.Option(help="valid or paper; repeatable (default: valid, paper at an endpoint)."),
     ] = None,
     batch_size: options.BatchSize = 16,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="Ask this OpenAI-compatible server; key in ECELLM_API_KEY."),
+    ] = None,
+    api: Annotated[
+        str,
+        typer.Option(help="completions (the prompt as it is) or chat (as a user message)."),
+    ] = "completions",
+    frame: Annotated[
+        str, typer.Option(help="Prompt frame at an endpoint: alpaca or mistral.")
+    ] = "alpaca",
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=256, help="Requests at once to an endpoint.")
+    ] = 4,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that one request may take.")
+    ] = 120.0,
+    baseline: Annotated[
+        str | None, typer.Option(help="An earlier evaluation to compare with in the report.")
+    ] = None,
+    bertscore: BertScore = None,
+    bertscore_layer: BertScoreLayer = None,
     out: options.RunFolder = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     json: options.Json = False,
 ) -> None:
     """Predict every row and compute the metrics, as published and strict.
@@ -60,11 +90,23 @@ def evaluate(
         tasks=task or (),
         settings=setting or (),
         limit=limit,
-        decodings=decoding or ("valid",),
+        decodings=decoding or (),
         batch_size=batch_size,
+        endpoint=endpoint,
+        api=api,
+        frame=frame,
+        concurrency=concurrency,
+        timeout_s=timeout,
+        baseline=baseline,
+        bertscore=bertscore,
+        bertscore_layer=bertscore_layer,
         out=out,
     )
     jobs.start(run)
+    if detach:
+        narrate(f"started; watch it with `ecellm watch {run.path}`")
+        emit(str(run.path))
+        return
     results = follow(run)
     if json:
         emit_json({"run": str(run.path), **results})
@@ -73,7 +115,26 @@ def evaluate(
         _show_scores(f"{name} decoding", scores)
     if results.get("subset"):
         narrate("these are figures of a subset and not comparable with the paper's")
+    if results.get("outcome") == "finished":
+        narrate(f"the report is {run.path / 'report.html'}")
     emit(str(run.path))
+
+
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(help="Finished evaluations; the first is compared with.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and report.md.")],
+) -> None:
+    """Show evaluations of the same rows side by side: HTML and Markdown.
+
+    Example: ecellm report base-run adapter-run --out report
+    """
+    from ecellm_mlx import jobs
+    from ecellm_mlx.evaluation import report as report_module
+
+    for path in report_module.write(out, [jobs.find(run).path for run in runs]):
+        emit(str(path))
 
 
 def score(

@@ -1,13 +1,35 @@
-"""The evaluation job: every row answered, valid answers only, metrics beside them."""
+"""The evaluation job: every row answered once, whatever happens, and figures of them."""
 
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
-from ecellm_mlx import jobs
+import pytest
+
+from ecellm_mlx import events, jobs, sample
 from ecellm_mlx.data import rows
-from ecellm_mlx.evaluation import evaluate
+from ecellm_mlx.errors import JobError, UsageError
+from ecellm_mlx.evaluation import evaluate, local
+from ecellm_mlx.evaluation.journal import Journal
+
+QUICK = ("PM", "SA", "PRP", "QPR")  # answered in one pass or two
+
+
+def run_here(run: jobs.RunDirectory) -> dict[str, Any]:
+    context = jobs.JobContext(run)
+    try:
+        outcome, results = evaluate.run_job(context)
+    finally:
+        context.close()
+    return {"outcome": outcome, **results}
 
 
 def test_both_decodings(tiny: Path, dataset: Path, tmp_path: Path) -> None:
@@ -15,28 +37,207 @@ def test_both_decodings(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     run = evaluate.launch(
         str(tiny), data, decodings=("valid", "paper"), batch_size=4, out=tmp_path / "run"
     )
-    context = jobs.JobContext(run)
-    outcome, results = evaluate.run_job(context)
-    context.close()
-    assert outcome == "finished"
+    results = run_here(run)
+    assert results["outcome"] == "finished"
     expected = [row.id for row in rows.load(data)]
     for name in ("predictions.jsonl", "predictions.paper.jsonl"):
         lines = [json.loads(line) for line in (run.path / name).read_text().splitlines()]
         assert [line["id"] for line in lines] == expected
+        assert all(
+            {"id", "task", "setting", "prediction"} <= line.keys() and "decoding" not in line
+            for line in lines
+        )
     valid = results["decodings"]["valid"]
     assert all(r["invalid"] == 0 for by_setting in valid.values() for r in by_setting.values())
     # A random model's free text is no answer.
     paper = results["decodings"]["paper"]
     assert all(r["invalid"] > 0 for by_setting in paper.values() for r in by_setting.values())
-    assert json.loads((run.path / "metrics.json").read_text())["n"] == len(expected)
-    assert results["subset"] is False
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    assert metrics["n"] == len(expected)
+    assert metrics["subset"] is results["subset"] is False
+    for task, by_setting in valid.items():
+        for setting in by_setting:
+            assert metrics["details"]["valid"][task][setting]["intervals"]["strict"]
 
 
 def test_limit_is_a_flagged_subset(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     run = evaluate.launch(str(tiny), dataset / "test.jsonl", limit=3, out=tmp_path / "run")
-    context = jobs.JobContext(run)
-    _, results = evaluate.run_job(context)
-    context.close()
+    results = run_here(run)
     assert results["n"] == 3
     assert results["subset"] is True
     assert len(results["decodings"]["valid"]) == 3, "every task keeps a row"
+    assert "subset of the rows" in (run.path / "report.md").read_text()
+
+
+def test_all_settings_and_both_spellings(tiny: Path, tmp_path: Path) -> None:
+    data = tmp_path / "test.jsonl"
+    items = [
+        json.loads(line)
+        for line in (sample.folder() / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    names = {"Product_Relation_Predicition": "Product_Relation_Prediction"}
+    chosen = [item for item in items if item["task"] in names][:9]
+    chosen += [item for item in items if item["task"] == "Product_Matching"][:9]
+    settings = [
+        f"{domain}_{kind}"
+        for domain in ("IND", "OOD")
+        for kind in (
+            "Single_Instruction", "Diverse_Instruction", "Unseen_Instruction",
+            "Diverse_Instruction_1-shot",
+        )
+    ]  # fmt: skip
+    for n, item in enumerate(chosen):
+        item["setting"] = settings[n % len(settings)]
+        item["task"] = names.get(item["task"], item["task"])
+        item["few_shot_example"] = (
+            {"input": "a", "output": "b"} if "shot" in item["setting"] else None
+        )
+    data.write_text("".join(json.dumps(item) + "\n" for item in chosen), encoding="utf-8")
+    run = evaluate.launch(str(tiny), data, out=tmp_path / "run")
+    scores = run_here(run)["decodings"]["valid"]
+    assert {s for by_setting in scores.values() for s in by_setting} == set(settings)
+    assert scores.keys() <= {"Product_Matching", "Product_Relation_Predicition"}
+    one = evaluate.launch(
+        str(tiny), data, tasks=["Product_Relation_Prediction"],
+        settings=["OOD_Diverse_Instruction_1-shot", "IND_Single_Instruction"],
+        out=tmp_path / "one",
+    )  # fmt: skip
+    assert set(one.job().config["tasks"]) == {"Product_Relation_Predicition"}
+
+
+def test_groups_are_the_same_whatever_was_done(dataset: Path) -> None:
+    found = rows.load(sample.folder() / "test.jsonl")
+    shuffled = random.Random(0).sample(found, len(found))
+    groups = local.groups(found, batch_size=4)
+    assert groups == local.groups(shuffled, batch_size=4)
+    assert sorted(row.id for group in groups for row in group) == sorted(r.id for r in found)
+    assert {len(group) for group in groups[:-1]} == {16}
+
+
+@pytest.fixture
+def quick(tiny: Path, tmp_path: Path) -> Any:
+    """An evaluation of real rows in many small groups, under a name."""
+
+    def launch(name: str) -> jobs.RunDirectory:
+        return evaluate.launch(
+            str(tiny), sample.folder() / "test.jsonl", tasks=QUICK, limit=80, batch_size=2,
+            out=tmp_path / name,
+        )  # fmt: skip
+
+    return launch
+
+
+def process(run: jobs.RunDirectory) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ecellm_mlx.jobs", str(run.path)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_killed_at_any_instant_it_ends_as_if_it_had_not_been(quick: Any) -> None:
+    expected = quick("whole")
+    assert run_here(expected)["outcome"] == "finished"
+    run = quick("killed")
+    journal = run.path / "answers.jsonl"
+    rng = random.Random(7)
+    kills, sizes = 0, [0]
+    while kills < 2:
+        child = process(run)
+        # Wait until this process has answered something, then a while of no known length.
+        before = sizes[-1]
+        while child.poll() is None and (
+            not journal.exists() or journal.stat().st_size <= before
+        ):
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
+        if child.poll() is not None:
+            break
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        kills += 1
+        sizes.append(journal.stat().st_size)
+        kept = journal.read_bytes()
+    assert kills == 2, "the evaluation was too quick to be killed"
+    assert run.status().state is jobs.State.FAILED
+    assert process(run).wait() == 0
+    assert journal.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+    identities = [json.loads(line)["id"] for line in journal.read_text().splitlines()]
+    assert len(identities) == len(set(identities)) == 80, "no row twice and none lost"
+    for name in ("predictions.jsonl", "metrics.json"):
+        mine, theirs = (r.path / name for r in (run, expected))
+        if name == "metrics.json":
+            figures = [json.loads(f.read_text()) for f in (mine, theirs)]
+            assert figures[0]["decodings"] == figures[1]["decodings"]
+            assert figures[0]["details"] == figures[1]["details"]
+        else:
+            assert mine.read_bytes() == theirs.read_bytes()
+    started = [e for e in run.reader().read() if isinstance(e, events.Started)]
+    assert started[-1].resumed_from, "the last process went on from the journal"
+
+
+def test_stopped_and_resumed(quick: Any) -> None:
+    expected = quick("whole")
+    run_here(expected)
+    run = quick("stopped")
+    context = jobs.JobContext(run)
+    polls = iter([None] * 9 + [jobs.Control.STOP] * 100)
+    context.poll = lambda on_pause=None: next(polls)  # type: ignore[method-assign]
+    outcome, results = evaluate.run_job(context)
+    context.close()
+    assert outcome == "stopped"
+    partial = (run.path / "predictions.jsonl").read_text().splitlines()
+    assert 0 < len(partial) == results["answers"] < 80
+    assert process(run).wait() == 0
+    name = "predictions.jsonl"
+    assert (run.path / name).read_bytes() == (expected.path / name).read_bytes()
+
+
+def test_nothing_is_computed_when_all_is_there(
+    quick: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = quick("run")
+    run_here(run)
+    (run.path / "metrics.json").unlink()
+    monkeypatch.setattr(local, "answer", None)
+    assert run_here(run)["outcome"] == "finished"
+    assert (run.path / "metrics.json").exists()
+
+
+def test_a_failure_keeps_what_there_is(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = quick("run")
+    added = 0
+    add = Journal.add
+
+    def failing(self: Journal, records: Any) -> None:
+        nonlocal added
+        added += 1
+        if added > 2:
+            raise JobError("the disk is gone")
+        add(self, records)
+
+    monkeypatch.setattr(Journal, "add", failing)
+    with pytest.raises(JobError, match="the disk is gone"):
+        run_here(run)
+    assert len((run.path / "predictions.jsonl").read_text().splitlines()) == 16
+
+
+def test_rows_that_changed_are_not_mixed(tiny: Path, dataset: Path, tmp_path: Path) -> None:
+    data = dataset / "test.jsonl"
+    run = evaluate.launch(str(tiny), data, out=tmp_path / "run")
+    data.write_text(data.read_text().replace("the", "a"), encoding="utf-8")
+    with pytest.raises(JobError, match=r"the data of .* changed"):
+        run_here(run)
+
+
+def test_contradictions_are_usage_errors(tiny: Path, dataset: Path) -> None:
+    data, url = dataset / "test.jsonl", "http://127.0.0.1:1/v1"
+    for options, message in (
+        ({"decodings": ["greedy"]}, "greedy is unknown"),
+        ({"endpoint": url, "decodings": ["valid"]}, "--decoding valid needs the model"),
+        ({"endpoint": url, "api": "soap"}, "--api soap is unknown"),
+        ({"endpoint": url, "frame": "chatml"}, "--frame chatml is unknown"),
+        ({"endpoint": "localhost:8080"}, "is no address"),
+        ({"endpoint": "http://me:secret@host/v1"}, "must not hold a password"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            evaluate.launch(str(tiny), data, **options)

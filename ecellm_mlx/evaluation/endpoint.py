@@ -1,0 +1,373 @@
+"""Answer rows through a server that speaks OpenAI's protocol.
+
+``completions`` sends the prompt as it is, which is what a tuned model was trained on;
+``chat`` sends the same text as one user message, for models that offer nothing else.
+Sampling is the paper's. Requests run side by side; a passing failure (429, 5xx, a lost
+or silent connection) is tried again after a growing pause, anything else ends the run
+with what the server said, and every answer until then is kept.
+
+The key comes from the environment and is written nowhere.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import queue
+import random
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ecellm_mlx import __version__
+from ecellm_mlx.data import prompts
+from ecellm_mlx.data.prompts import Frame
+from ecellm_mlx.data.rows import Row
+from ecellm_mlx.errors import EcellmError, UsageError
+from ecellm_mlx.evaluation.journal import Record
+
+KEYS = ("ECELLM_API_KEY", "OPENAI_API_KEY")
+# The paper's sampling (``inference.sampling``, which needs mlx, has the same numbers).
+TEMPERATURE = 0.15
+TOP_P = 0.95
+MAX_TOKENS = 100
+PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+RETRIES = 6
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 60.0
+POLL_S = 0.5
+PART = 1 << 16
+
+
+class Api(StrEnum):
+    """Which of the two interfaces of a server."""
+
+    COMPLETIONS = "completions"
+    CHAT = "chat"
+
+
+class EndpointError(EcellmError):
+    """A server that refuses, does not answer, or answers with something else."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server and how to ask it.
+
+    Attributes:
+        url: base address, such as ``http://127.0.0.1:8080/v1``.
+        model: name of the model at that server.
+        api: the interface to use.
+        frame: the prompt frame.
+        seed: passed on; most servers then repeat themselves.
+        timeout_s: seconds that one request may take.
+    """
+
+    url: str
+    model: str
+    api: Api = Api.COMPLETIONS
+    frame: Frame = Frame.ALPACA
+    seed: int = 42
+    timeout_s: float = 120.0
+
+    @property
+    def address(self) -> str:
+        """The address that requests go to."""
+        return self.url + ("/chat/completions" if self.api is Api.CHAT else "/completions")
+
+
+def parse_url(text: str) -> str:
+    """The base address in ``text``, without a trailing slash or the interface's name.
+
+    Raises:
+        UsageError: no http or https address, or one that holds a password.
+    """
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f"--endpoint {text!r} is no address",
+            expected="such as http://127.0.0.1:8080/v1",
+        )
+    if parts.username or parts.password or parts.query:
+        raise UsageError(
+            "--endpoint must not hold a password or a query",
+            cure=f"put the key into the environment as {KEYS[0]}",
+        )
+    path = parts.path.rstrip("/")
+    for ending in ("/chat/completions", "/completions"):
+        path = path.removesuffix(ending)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def answer(
+    endpoint: Endpoint,
+    rows: Sequence[Row],
+    decoding: str,
+    *,
+    concurrency: int,
+    proceed: Callable[[], bool],
+    warn: Callable[[str], None],
+) -> Iterator[list[Record]]:
+    """Records as the server answers, in whatever order it does.
+
+    Args:
+        endpoint: the server.
+        rows: the rows that have no answer yet.
+        decoding: the name under which answers are recorded.
+        concurrency: requests at once.
+        proceed: called at least every ``POLL_S``; False stops.
+        warn: told of retries, a sentence each.
+
+    Raises:
+        EndpointError: the server refused, or failed again and again. Answers that arrived
+            beside the failure are yielded first.
+    """
+    stopped = threading.Event()
+    client = _Client(endpoint, stopped)
+    waiting = iter(rows)
+    running: dict[Future[str], Row] = {}
+    problem: EcellmError | None = None
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint")
+    try:
+        while True:
+            going_on = problem is None and proceed()
+            while going_on and len(running) < concurrency and (row := next(waiting, None)):
+                running[pool.submit(client.ask, row)] = row
+            if not running:
+                break
+            if not going_on:
+                stopped.set()
+            done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            while not client.retries.empty():
+                warn(client.retries.get())
+            records = []
+            for future in done:
+                row = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    records.append(_record(row, decoding, future.result()))
+                elif isinstance(error, _Stopped):
+                    continue
+                elif isinstance(error, EcellmError):
+                    problem = problem or error
+                else:
+                    raise error
+            if records:
+                yield records
+            if not going_on and problem is None:
+                # Requests in flight may take minutes; whoever stops does not wait for them.
+                break
+    finally:
+        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+    if problem is not None:
+        raise problem
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop
+    """The run was stopped while a request waited for its next try."""
+
+
+class _Client:
+    """Asks for one answer at a time; many threads share it.
+
+    ``retries`` collects what went wrong and is tried again, for the thread that reports.
+    """
+
+    def __init__(self, endpoint: Endpoint, stopped: threading.Event) -> None:
+        self.endpoint, self.stopped = endpoint, stopped
+        self.retries: queue.SimpleQueue[str] = queue.SimpleQueue()
+        host = urllib.parse.urlsplit(endpoint.url).hostname or ""
+        # What is on this machine is not reached through anyone's proxy.
+        local = host in ("localhost", "::1") or host.startswith("127.")
+        proxies = [urllib.request.ProxyHandler({})] if local else []
+        self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
+        self.key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+
+    def ask(self, row: Row) -> str:
+        """The server's answer to one row."""
+        body = json.dumps(self._body(row)).encode()
+        attempt = 0
+        while True:
+            if self.stopped.is_set():
+                raise _Stopped
+            result = self._once(body, row)
+            if isinstance(result, str):
+                return result
+            if attempt == RETRIES:
+                break
+            pause = result.wait_s or min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
+            # Requests that failed together should not come back together.
+            pause *= 1 + random.random() / 4
+            self.retries.put(
+                f"{self.endpoint.url}: {result.what}; trying again in {pause:.0f} s"
+            )
+            attempt += 1
+            if self.stopped.wait(pause):
+                raise _Stopped
+        raise EndpointError(
+            f"{self.endpoint.address} failed {RETRIES + 1} times for row {row.id}",
+            got=result.what,
+            cure="answers so far are kept: go on later with `ecellm resume`",
+        )
+
+    def _body(self, row: Row) -> dict[str, Any]:
+        text = prompts.prompt(row, self.endpoint.frame)
+        asked: dict[str, Any] = (
+            {"messages": [{"role": "user", "content": text}]}
+            if self.endpoint.api is Api.CHAT
+            else {"prompt": text}
+        )
+        return asked | {
+            "model": self.endpoint.model,
+            "max_tokens": MAX_TOKENS,
+            "temperature": TEMPERATURE,
+            "top_p": TOP_P,
+            "seed": self.endpoint.seed,
+        }
+
+    def _once(self, body: bytes, row: Row) -> str | _Failure:
+        """The answer, or a failure that may pass; others are raised."""
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": f"ecellm-mlx/{__version__}",
+        }
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        request = urllib.request.Request(
+            self.endpoint.address, data=body, headers=headers, method="POST"
+        )
+        deadline = time.monotonic() + self.endpoint.timeout_s
+        try:
+            with self._opener.open(request, timeout=self.endpoint.timeout_s) as response:
+                data = _read(response, deadline)
+        except urllib.error.HTTPError as error:
+            with error:
+                said = _message(error)
+            if error.code in PASSING:
+                return _Failure(f"status {error.code}{said}", _retry_after(error))
+            raise self._refused(error.code, said, row) from None
+        except TimeoutError:
+            return _Failure(f"no answer in {self.endpoint.timeout_s:g} s")
+        except (OSError, http.client.HTTPException) as error:
+            # URLError wraps what went wrong, a timeout among others.
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                return _Failure(f"no answer in {self.endpoint.timeout_s:g} s")
+            return _Failure(f"the connection failed ({reason})")
+        return self._text(data)
+
+    def _text(self, data: bytes) -> str:
+        try:
+            choice = json.loads(data)["choices"][0]
+            text = (
+                choice["message"].get("content")
+                if self.endpoint.api is Api.CHAT
+                else choice["text"]
+            )
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise EndpointError(
+                f"{self.endpoint.address} answered with something else than an answer",
+                got=_excerpt(data),
+                expected="JSON with choices",
+                cure="check the address: it usually ends in /v1",
+            ) from None
+        # A server may have nothing to say, which is an answer too.
+        # Half of a surrogate pair, which JSON can hold, cannot be written down.
+        return text.encode(errors="replace").decode() if isinstance(text, str) else ""
+
+    def _refused(self, status: int, said: str, row: Row) -> EndpointError:
+        cure = "check the request at the server"
+        if status in (401, 403):
+            cure = f"set the key in the environment as {KEYS[0]}"
+        elif status in (404, 405):
+            other = Api.COMPLETIONS if self.endpoint.api is Api.CHAT else Api.CHAT
+            cure = (
+                f"check the address and the name of the model, or try --api {other}: "
+                "a server may offer one of the two only"
+            )
+        elif status == 400:
+            cure = f"the server may not accept the length or a setting of row {row.id}"
+        return EndpointError(
+            f"{self.endpoint.address} refused the request",
+            got=f"status {status}{said}",
+            cure=cure,
+        )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a try failed, and how long the server asks to wait."""
+
+    what: str
+    wait_s: float = 0.0
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would take the key, and a POST as a GET, to another place."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _read(response: Any, deadline: float) -> bytes:
+    """The body; a server that sends a byte now and then does not get around the limit."""
+    parts = []
+    while part := response.read1(PART):
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return b"".join(parts)
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    """What the server says about an error, behind a colon."""
+    try:
+        data = error.read(PART)
+    except (OSError, http.client.HTTPException):
+        return ""
+    try:
+        value = json.loads(data)
+        value = value.get("error", value)
+        text = value.get("message", "") if isinstance(value, dict) else value
+    except (ValueError, AttributeError):
+        text = _excerpt(data) if data else ""
+    return f": {_one_line(str(text))}" if text else ""
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float:
+    """Seconds in the Retry-After header; 0 where there are none."""
+    try:
+        return min(LONGEST_WAIT_S, max(0.0, float(error.headers.get("Retry-After", ""))))
+    except ValueError:
+        return 0.0
+
+
+def _excerpt(data: bytes) -> str:
+    text = data[:PART].decode("utf-8", errors="replace").strip()
+    kind = "HTML: " if text[:200].lower().startswith(("<!doctype html", "<html")) else ""
+    return kind + _one_line(text) if text else "an empty body"
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:157] + "…"
+
+
+def _record(row: Row, decoding: str, text: str) -> Record:
+    return {
+        "decoding": decoding,
+        "id": row.id,
+        "task": row.task,
+        "setting": row.setting,
+        "prediction": text,
+    }

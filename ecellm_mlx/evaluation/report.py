@@ -1,0 +1,410 @@
+"""The report of one evaluation or of several beside each other.
+
+Reads what finished runs wrote; computes nothing but paired tests. The first run is the
+one that others are compared with, usually the base model; answers are compared with the
+first ones of the same decoding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ecellm_mlx.data import rows as rows_module
+from ecellm_mlx.data.rows import Row
+from ecellm_mlx.data.tasks import TASKS, Task
+from ecellm_mlx.errors import DataError
+from ecellm_mlx.evaluation import plots, predictions, published
+from ecellm_mlx.evaluation.compare import compare_by_task
+from ecellm_mlx.evaluation.documents import (
+    Block,
+    Heading,
+    Paragraph,
+    Plot,
+    Table,
+    Verbatim,
+    to_html,
+    to_markdown,
+)
+from ecellm_mlx.files import ensure_folder, write_atomic
+
+DASH = "—"
+LONGEST = 1500  # characters of an input that are shown
+
+
+@dataclass(frozen=True)
+class System:
+    """One set of answers with its figures: a decoding of a finished run."""
+
+    name: str
+    run: Path
+    metrics: dict[str, Any]
+    decoding: str
+    answers: dict[str, str]
+    probabilities: dict[str, float]
+
+    def scores(self, task: str, setting: str) -> dict[str, Any]:
+        """Scores of a (task, setting); empty if it was not evaluated."""
+        found = self.metrics["decodings"][self.decoding]
+        return dict(found.get(task, {}).get(setting, {}))
+
+    def details(self, task: str, setting: str) -> dict[str, Any]:
+        """Breakdowns of a (task, setting)."""
+        found = self.metrics["details"][self.decoding]
+        return dict(found.get(task, {}).get(setting, {}))
+
+    def interval(self, task: Task, setting: str, mode: str) -> plots.Interval:
+        """The headline's interval."""
+        found = self.details(task.name, setting).get("intervals", {})
+        values = found.get(mode, {}).get(task.metric)
+        return (values[0], values[1]) if values else None
+
+
+def write(folder: Path, runs: Sequence[Path]) -> list[Path]:
+    """Write ``report.html`` and ``report.md`` of finished evaluations into ``folder``.
+
+    Args:
+        folder: where to write; made if it is not there.
+        runs: run directories, the one to compare with first.
+
+    Returns:
+        The two files.
+
+    Raises:
+        DataError: a run has no figures, or the runs are not of the same file of rows.
+    """
+    systems = _distinct([system for run in runs for system in load(run)])
+    rows = _rows(systems)
+    blocks = list(_blocks(systems, rows))
+    ensure_folder(folder)
+    files = [folder / "report.html", folder / "report.md"]
+    write_atomic(files[0], to_html(blocks))
+    write_atomic(files[1], to_markdown(blocks))
+    return files
+
+
+def load(run: Path) -> list[System]:
+    """The systems of a finished evaluation, one for each decoding.
+
+    Raises:
+        DataError: the run has no figures.
+    """
+    path = run / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        decodings = list(metrics["decodings"])
+        name = Path(metrics["model"]).name
+        _ = metrics["details"], metrics["data"], metrics["n"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{run} is no finished evaluation",
+            got=f"{type(error).__name__}: {error}",
+            expected="a run of `ecellm eval` with metrics.json",
+            cure="let it finish with `ecellm resume`",
+        ) from None
+    if metrics.get("endpoint"):
+        name += f" at {metrics['endpoint']['url']}"
+    if metrics["adapter"]:
+        adapter = Path(metrics["adapter"])
+        # A run keeps its adapter in a folder that is always called so.
+        name += f" + {adapter.parent.name if adapter.name == 'adapter' else adapter.name}"
+    systems = []
+    for decoding in decodings:
+        plain = decoding == decodings[0]
+        file = run / (predictions.FILE if plain else f"predictions.{decoding}.jsonl")
+        found = predictions.read(file)
+        systems.append(
+            System(
+                f"{name} ({decoding})",
+                run,
+                metrics,
+                decoding,
+                found.answers,
+                found.probabilities,
+            )
+        )
+    return systems
+
+
+def _distinct(systems: list[System]) -> list[System]:
+    """Systems with names of their own."""
+    seen: dict[str, int] = {}
+    result = []
+    for system in systems:
+        number = seen[system.name] = seen.get(system.name, 0) + 1
+        name = system.name if number == 1 else f"{system.name} #{number}"
+        result.append(replace(system, name=name))
+    return result
+
+
+def _rows(systems: Sequence[System]) -> list[Row]:
+    """The rows that the systems were evaluated on, from the file that they name."""
+    rows = rows_module.load(Path(systems[0].metrics["data"]))
+    known = {row.id for row in rows}
+    for system in systems:
+        if strangers := [key for key in system.answers if key not in known]:
+            raise DataError(
+                f"{system.name} was evaluated on other rows than {systems[0].name}",
+                got=f"id {strangers[0]!r}",
+                expected=f"ids of {systems[0].metrics['data']}",
+                cure="report runs of the same file together",
+            )
+    return rows
+
+
+def _blocks(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Block]:
+    pairs = _pairs(systems)
+    yield Heading("Evaluation report", 1)
+    yield from _about(systems)
+    yield Heading("Headline metrics")
+    yield Paragraph(
+        "Official: as the published script computes it, which drops invalid answers to "
+        "closed questions. Strict: an invalid answer is wrong. In brackets: 95% bootstrap "
+        "interval over rows."
+    )
+    yield _headline_table(systems, pairs)
+    yield Plot(_headline_plot(systems, pairs))
+    if len(systems) > 1:
+        yield from _comparison(systems, rows)
+    yield from _published(pairs)
+    yield from _breakdowns(systems, pairs)
+    yield from _worst(systems, rows, pairs)
+
+
+def _pairs(systems: Sequence[System]) -> list[tuple[Task, str]]:
+    """Each (task, setting) that any system answers, in the order of ``TASKS``."""
+    found = {
+        (task, setting)
+        for system in systems
+        for task, by_setting in system.metrics["decodings"][system.decoding].items()
+        for setting in by_setting
+    }
+    order = list(TASKS)
+    return [
+        (TASKS[task], setting)
+        for task, setting in sorted(found, key=lambda pair: (order.index(pair[0]), pair[1]))
+    ]
+
+
+def _about(systems: Sequence[System]) -> Iterator[Block]:
+    yield Table(
+        ["answers of", "rows", "tokens/s", "peak memory"],
+        [
+            [
+                system.name,
+                str(system.metrics["n"]),
+                _number(system.metrics.get("tokens_per_second"), 0),
+                f"{memory:.2f} GB"
+                if (memory := system.metrics.get("peak_memory_gb"))
+                else DASH,
+            ]
+            for system in systems
+        ],
+        frozenset({1, 2, 3}),
+    )
+    yield Paragraph(f"Rows of {systems[0].metrics['data']}.")
+    if any(system.metrics["subset"] for system in systems):
+        yield Paragraph(
+            "These are figures of a stratified subset of the rows: they are not comparable "
+            "with figures of whole test sets, such as the paper's.",
+            note=True,
+        )
+
+
+def _headline_table(systems: Sequence[System], pairs: Sequence[tuple[Task, str]]) -> Table:
+    header = ["task", "setting", "n", "metric"]
+    for system in systems:
+        header += [f"{system.name}: official", "strict", "#invalid"]
+    lines = []
+    for task, setting in pairs:
+        n = next(s["n"] for x in systems if (s := x.scores(task.name, setting)))
+        line = [task.title, setting, str(n), task.metric_label]
+        for system in systems:
+            scores = system.scores(task.name, setting)
+            if not scores:
+                line += [DASH, DASH, DASH]
+                continue
+            for mode in ("official", "strict"):
+                value = scores[mode].get(task.metric)
+                interval = system.interval(task, setting, mode)
+                span = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+                line.append("not computed" if value is None else f"{value:.3f}{span}")
+            line.append(str(scores["invalid"]))
+        lines.append(line)
+    return Table(header, lines, frozenset({2, *range(4, len(header))}))
+
+
+def _headline_plot(systems: Sequence[System], pairs: Sequence[tuple[Task, str]]) -> str:
+    values = [
+        [s.scores(task.name, setting).get("strict", {}).get(task.metric) for s in systems]
+        for task, setting in pairs
+    ]
+    spans = [[s.interval(task, setting, "strict") for s in systems] for task, setting in pairs]
+    return plots.bars(
+        [f"{task.short} {_short(setting)}" for task, setting in pairs],
+        [system.name for system in systems],
+        values,
+        spans,
+        title="Strict headline metrics with 95% intervals",
+    )
+
+
+def _short(setting: str) -> str:
+    return setting.replace("_Instruction", "").replace("_", " ")
+
+
+def _comparison(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Block]:
+    yield Heading("Differences")
+    yield Paragraph(
+        "Of the strict headline on the rows that both answered, with the 95% interval and p "
+        "of a paired bootstrap, and McNemar's exact p for closed answers. Intervals of few "
+        "rows are not to be trusted."
+    )
+    lines = []
+    for n, other in enumerate(systems[1:], 1):
+        first = _reference(systems[:n], other)
+        for name, by_setting in compare_by_task(rows, first.answers, other.answers).items():
+            for setting, result in by_setting.items():
+                values, exact = result["strict"], result.get("mcnemar")
+                pair = f"{first.name} → {other.name}"
+                line = [pair, TASKS[name].title, setting, str(result["n"])]
+                if values is None:
+                    line += ["not computed", "", "", ""]
+                else:
+                    line += [
+                        f"{values['a']:.3f} → {values['b']:.3f}",
+                        f"{values['difference']:+.3f} "
+                        f"[{values['low']:+.3f}, {values['high']:+.3f}]",
+                        f"{values['p']:.3f}",
+                        f"{exact['p']:.3f}" if exact else DASH,
+                    ]
+                lines.append(line)
+    yield Table(
+        ["answers", "task", "setting", "n", "strict", "difference", "p", "McNemar p"],
+        lines,
+        frozenset({3, 4, 5, 6, 7}),
+    )
+
+
+def _reference(earlier: Sequence[System], system: System) -> System:
+    """What a system is compared with: the first of its decoding, else the first."""
+    alike = [one for one in earlier if one.decoding == system.decoding]
+    return alike[0] if alike else earlier[0]
+
+
+def _published(pairs: Sequence[tuple[Task, str]]) -> Iterator[Block]:
+    lines = []
+    for task, setting in pairs:
+        if figures := published.headline(task.short, setting):
+            lines.append(
+                [
+                    task.title,
+                    setting,
+                    task.metric_label,
+                    *(f"{figures[model]:.3f}" for model in published.MODELS),
+                ]
+            )
+    if not lines:
+        return
+    yield Heading("Published figures")
+    yield Paragraph(
+        f"Official metric on the full test sets, as published ({published.SOURCE}). They "
+        "compare with official figures of the same rows under the paper decoding only."
+    )
+    header = ["task", "setting", "metric", *published.MODELS]
+    yield Table(header, lines, frozenset(range(3, len(header))))
+
+
+def _breakdowns(
+    systems: Sequence[System], pairs: Sequence[tuple[Task, str]]
+) -> Iterator[Block]:
+    blocks: list[Block] = []
+    for task, setting in pairs:
+        for system in systems:
+            found = system.details(task.name, setting)
+            title = f"{task.title}, {setting}: {system.name}"
+            if matrix := found.get("confusion"):
+                blocks.append(Heading(title, 3))
+                blocks.append(
+                    Table(
+                        ["expected ↓ answered →", *matrix["answers"]],
+                        [
+                            [label, *map(str, counts)]
+                            for label, counts in zip(
+                                matrix["labels"], matrix["counts"], strict=True
+                            )
+                        ],
+                        frozenset(range(1, len(matrix["answers"]) + 1)),
+                    )
+                )
+            if attributes := found.get("attributes"):
+                blocks.append(Heading(title, 3))
+                blocks.append(_attribute_table(attributes))
+    if blocks:
+        yield Heading("Breakdowns")
+        yield from blocks
+
+
+def _attribute_table(attributes: dict[str, Any]) -> Table:
+    return Table(
+        ["attribute", "labels", "predicted", "recall", "precision", "F1", "strict F1"],
+        [
+            [
+                name,
+                str(entry["n"]),
+                str(entry["predicted"]),
+                *(_number(entry["official"][key]) for key in ("recall", "precision", "f1")),
+                _number(entry["strict"]["f1"]),
+            ]
+            for name, entry in attributes.items()
+        ],
+        frozenset(range(1, 7)),
+    )
+
+
+def _worst(
+    systems: Sequence[System], rows: Sequence[Row], pairs: Sequence[tuple[Task, str]]
+) -> Iterator[Block]:
+    by_id = {row.id: row for row in rows}
+    # Of the last run under its first decoding.
+    system = next(one for one in systems if one.run == systems[-1].run)
+    started = False
+    for task, setting in pairs:
+        ids = system.details(task.name, setting).get("worst", [])
+        if ids and not started:
+            started = True
+            yield Heading(f"Worst answers of {system.name}")
+            yield Paragraph(
+                "Invalid answers first, then the surest of the wrong ones, or those with the "
+                "lowest score."
+            )
+        for n, identity in enumerate(ids):
+            if n == 0:
+                yield Heading(f"{task.title}, {setting}", 3)
+            yield from _answer(by_id[identity], system)
+
+
+def _answer(row: Row, system: System) -> Iterator[Block]:
+    probability = system.probabilities.get(row.id)
+    sure = f" (probability {probability:.2f})" if probability is not None else ""
+    yield Paragraph(f"Row {row.id}")
+    yield Verbatim("Input", _shortened(row.input))
+    if row.options:
+        yield Verbatim("Options", _shortened(row.options))
+    yield Verbatim("Expected", _shortened(row.output))
+    yield Verbatim(f"Answered{sure}", _shortened(system.answers[row.id]) or "(nothing)")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _gigabytes(value: float | None) -> str:
+    return DASH if value is None else f"{value:.2f} GB"
