@@ -228,7 +228,9 @@ class EcellmApp(App[None]):
             self._save_settings(self._saved)
 
     def _fill_in(self, values: dict[str, str]) -> None:
-        if isinstance(self.screen, PlaceScreen):
+        from tui.screens.train import TrainScreen
+
+        if isinstance(self.screen, PlaceScreen | TrainScreen):
             self.screen.preset(values)
 
     def _reap(self) -> None:

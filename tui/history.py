@@ -17,6 +17,7 @@ from ecellm_mlx import events
 from ecellm_mlx.jobs import State, Status
 
 RATE_WINDOW = 20
+KEPT_SAMPLES = 30
 LATEST = 1e11  # seconds since the epoch, some three thousand years from now
 Level = Literal["plain", "good", "warning", "error"]
 
@@ -44,6 +45,27 @@ class LogLine:
 
 
 @dataclass(frozen=True)
+class SampleAnswer:
+    """One answer of the model while it was trained."""
+
+    step: int | None
+    task: str
+    prediction: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class CatalogCounts:
+    """How a catalog run stands; ``confidence`` counts answers in ten equal bins."""
+
+    computed: int
+    reused: int
+    errors: int
+    rejected: int
+    confidence: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class RunView:
     """A picture of a run. ``problem`` says why the run cannot be read any more."""
 
@@ -63,6 +85,13 @@ class RunView:
     rows_per_second: float | None = None
     peak_memory_gb: float | None = None
     eta_s: float | None = None
+    epoch: float = 0.0
+    padding: float | None = None
+    skipped_steps: int = 0
+    dropped_rows: int = 0
+    cut_rows: int = 0
+    samples: tuple[SampleAnswer, ...] = ()
+    catalog: CatalogCounts | None = None
 
 
 class RunHistory:
@@ -76,6 +105,10 @@ class RunHistory:
         self._progress: events.Progress | None = None
         self.failure = ""
         self._marks: deque[tuple[float, int]] = deque(maxlen=RATE_WINDOW)
+        self._samples: deque[SampleAnswer] = deque(maxlen=KEPT_SAMPLES)
+        self._dropped, self._cut = 0, 0
+        self._padding: float | None = None
+        self._catalog: events.CatalogMetrics | None = None
 
     def apply(self, event: events.Event) -> LogLine | None:
         """Take in one event; returns the line to log for it, if any."""
@@ -94,6 +127,8 @@ class RunHistory:
         step, total, unit = int(status.step), int(status.total_steps), "step"
         if metrics:
             step = max(step, metrics.step)
+        elif self._catalog:
+            step, total, unit = self._catalog.done, self._catalog.total, "rows"
         elif progress and not total:
             step, total, unit = progress.done, progress.total, progress.unit
         failed = status.state is State.FAILED
@@ -110,9 +145,16 @@ class RunHistory:
             learning_rate=metrics.learning_rate if metrics else None,
             grad_norm=metrics.grad_norm if metrics else None,
             tokens_per_second=metrics.tokens_per_second if metrics else None,
-            rows_per_second=metrics.rows_per_second if metrics else _rate(progress),
+            rows_per_second=metrics.rows_per_second if metrics else self._rows_rate(),
             peak_memory_gb=metrics.peak_memory_gb if metrics else None,
             eta_s=self._eta(total),
+            epoch=metrics.epoch if metrics else 0.0,
+            padding=metrics.padding if metrics and metrics.padding else self._padding,
+            skipped_steps=metrics.skipped_steps if metrics else 0,
+            dropped_rows=self._dropped,
+            cut_rows=self._cut,
+            samples=tuple(self._samples),
+            catalog=self._counts(),
         )
 
     def _apply(self, event: events.Event, moment: float) -> LogLine | None:
@@ -139,8 +181,9 @@ class RunHistory:
             case events.Warned():
                 return LogLine(moment, str(event.message), "warning")
             case events.Sample():
-                answer = " ".join(str(event.prediction).split())
-                return LogLine(moment, f"{event.task}: {answer[:200]}")
+                return self._take_sample(event, moment)
+            case events.CatalogMetrics():
+                self._take_catalog(event, moment)
             case events.Finished():
                 return LogLine(moment, _ending(event), "good")
             case events.Failed():
@@ -154,6 +197,10 @@ class RunHistory:
         self.failure = ""
         self._marks.clear()
         kept = int(event.resumed_from or 0)
+        facts = event.facts if isinstance(event.facts, dict) else {}
+        self._dropped = int(facts.get("dropped_rows") or 0)
+        self._cut = int(facts.get("cut_rows") or 0)
+        self._padding = _real(facts.get("padding"))
         self._train = {step: loss for step, loss in self._train.items() if step <= kept}
         self._validation = {s: loss for s, loss in self._validation.items() if s <= kept}
         resumed = f", resumed from step {kept}" if kept else ""
@@ -172,6 +219,9 @@ class RunHistory:
             tokens_per_second=float(event.tokens_per_second),
             rows_per_second=float(event.rows_per_second),
             peak_memory_gb=float(event.peak_memory_gb),
+            epoch=float(event.epoch),
+            padding=float(event.padding),
+            skipped_steps=int(event.skipped_steps),
         )
         if loss is not None:
             self._train[step] = loss
@@ -184,6 +234,44 @@ class RunHistory:
             return None
         self._validation[step] = loss
         return LogLine(moment, f"step {step}: validation loss {loss:.4f}")
+
+    def _take_sample(self, event: events.Sample, moment: float) -> LogLine:
+        answer = " ".join(str(event.prediction).split())
+        step = None if event.step is None else int(event.step)
+        reference = "" if event.reference is None else str(event.reference)
+        self._samples.append(SampleAnswer(step, str(event.task), answer, reference))
+        return LogLine(moment, f"{event.task}: {answer[:200]}")
+
+    def _take_catalog(self, event: events.CatalogMetrics, moment: float) -> None:
+        self._catalog = events.CatalogMetrics(
+            done=int(event.done),
+            total=int(event.total),
+            computed=int(event.computed),
+            reused=int(event.reused),
+            errors=int(event.errors),
+            rejected=int(event.rejected),
+            rows_per_second=_real(event.rows_per_second),
+            eta_seconds=_real(event.eta_seconds),
+            confidence=[int(count) for count in event.confidence],
+        )
+        self._marks.append((moment, self._catalog.done))
+
+    def _rows_rate(self) -> float | None:
+        if self._catalog:
+            return self._catalog.rows_per_second
+        progress = self._progress
+        return progress.per_second if progress and progress.unit == "rows" else None
+
+    def _counts(self) -> CatalogCounts | None:
+        if (found := self._catalog) is None:
+            return None
+        return CatalogCounts(
+            found.computed,
+            found.reused,
+            found.errors,
+            found.rejected,
+            tuple(found.confidence),
+        )
 
     def _eta(self, total: int) -> float | None:
         """Seconds to go at the speed of the last steps."""
@@ -198,10 +286,6 @@ class RunHistory:
 
 def _curve(points: dict[int, float]) -> Curve:
     return Curve(tuple(points), tuple(points.values()))
-
-
-def _rate(progress: events.Progress | None) -> float | None:
-    return progress.per_second if progress and progress.unit == "rows" else None
 
 
 def _moment(value: float) -> float:

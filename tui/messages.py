@@ -93,6 +93,20 @@ class RunRead(Picture):
 
 
 @dataclass
+class OtherRead(Picture):
+    """The run that is compared with was looked at."""
+
+    view: RunView
+
+
+@dataclass
+class RunsListed(Message):
+    """Runs to choose from."""
+
+    runs: list[RunSummary]
+
+
+@dataclass
 class FormChecked(Picture):
     """The Train form was checked: a sentence for each field that is wrong."""
 

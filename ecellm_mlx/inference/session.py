@@ -150,26 +150,20 @@ class Session:
 
 
 class _Seat:
-    """A loaded base with an adapter that can be put on and taken off in no time."""
+    """A loaded base, and an adapter that is put on and taken off as a request asks."""
 
     def __init__(self, model: str, adapter: str | None, warn: Callable[[str], None]) -> None:
         from ecellm_mlx.backend import RUNTIME
         from ecellm_mlx.inference.answers import Answerer
-        from ecellm_mlx.models import adapter_files, loading, lora
+        from ecellm_mlx.models import adapter_files, loading
 
         self.device = RUNTIME.device
         self.base = loading.load(model, warn=warn)
-        self._layers: list[tuple[str, Any]] = []
+        self._folder = adapter_files.folder_of(adapter) if adapter else None
         self._on = False
         if adapter:
-            folder = adapter_files.folder_of(adapter)
-            lora.load(self.base.model, folder, base=self.base.fingerprint)
-            self._on = True
-            self._layers = [
-                (name, module)
-                for name, module in self.base.model.named_modules()
-                if "lora_a" in module
-            ]
+            # What does not fit is said at once, not at the first question.
+            self.use(adapter=True)
         self.answerer = Answerer(self.base, batch_size=8)
 
     def use(self, *, adapter: bool) -> None:
@@ -178,18 +172,14 @@ class _Seat:
         Raises:
             UsageError: there is none to put on.
         """
-        from ecellm_mlx.backend import tree_unflatten
         from ecellm_mlx.models import lora
 
-        if adapter and not self._layers:
+        if adapter and self._folder is None:
             raise UsageError("no adapter is loaded", cure="load the model with one")
-        if adapter == self._on:
-            return
-        if adapter:
-            self.base.model.update_modules(tree_unflatten(self._layers))
-        else:
-            lora.detach(self.base.model)
-        self._on = adapter
+        if adapter != self._on:
+            folder = self._folder if adapter else None
+            lora.swap(self.base.model, folder, base=self.base.fingerprint)
+            self._on = adapter
 
     def count(self, text: str) -> int:
         """Tokens of a text."""

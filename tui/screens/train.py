@@ -109,6 +109,18 @@ class TrainScreen(Screen[None]):
         """Something may have been installed meanwhile."""
         self._read_choices()
 
+    def preset(self, values: dict[str, str]) -> None:
+        """Take over a model, data, a recipe; ``set:KEY`` is a setting."""
+        for name in ("model", "data", "recipe"):
+            if value := values.get(name):
+                self.query_one(f"#{name}", Choice).choose(value)
+        settings = {
+            key.removeprefix("set:"): value
+            for key, value in values.items()
+            if key.startswith("set:")
+        }
+        self.query_one(RecipeForm).change(settings)
+
     @property
     def order(self) -> TrainOrder:
         """What the form says now."""

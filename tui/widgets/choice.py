@@ -81,6 +81,11 @@ class Choice(Vertical):
         with self.prevent(Select.Changed):
             select.set_options(self._entries())
             values = [value for _, value in options]
+            typed = self.query_one(Input).value.strip()
+            if chosen == OTHER and typed in values:
+                # What was asked for before it was known is here now.
+                chosen = typed
+                self.remove_class("-other")
             if chosen == OTHER or chosen in values:
                 select.value = chosen
             elif values:

@@ -1,4 +1,4 @@
-"""Training and validation loss over steps.
+"""Training and validation loss over steps, of one run or of two.
 
 Importing this module loads numpy (through textual-plot), so a screen imports it
 when it opens a run. Curves are averaged down to the width of the plot before they
@@ -20,6 +20,7 @@ POINTS_PER_CELL = 2  # a braille cell is two dots wide
 CELLS_PER_STEP_TICK, ROWS_PER_LOSS_TICK = 14, 2
 SMALLEST = 1e-6
 NICE = (1, 2, 5)
+OTHER_MARKS = ("·", "◆")  # train, validation
 
 
 class StepTicks(AxisFormatter):
@@ -69,12 +70,17 @@ class LossTicks(AxisFormatter):
 class LossPlot(PlotWidget):
     """Both curves; never in focus, so that the keys stay with the screen."""
 
-    COMPONENT_CLASSES = {"loss-plot--train", "loss-plot--validation"}
+    COMPONENT_CLASSES = {
+        "loss-plot--train",
+        "loss-plot--validation",
+        "loss-plot--other",
+    }
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, allow_pan_and_zoom=False)
         self.can_focus = False
         self._train, self._validation, self._log = Curve(), Curve(), False
+        self._other = (Curve(), Curve())
 
     def on_mount(self) -> None:
         """Leave little room around the axes."""
@@ -84,9 +90,22 @@ class LossPlot(PlotWidget):
         """Fit points and ticks to the new size."""
         self._draw()
 
-    def show(self, train: Curve, validation: Curve, *, log: bool) -> None:
-        """Draw both curves; ``log`` makes the loss axis logarithmic."""
+    def show(
+        self,
+        train: Curve,
+        validation: Curve,
+        *,
+        log: bool,
+        other: tuple[Curve, Curve] = (Curve(), Curve()),
+    ) -> None:
+        """Draw both curves; ``log`` makes the loss axis logarithmic.
+
+        Args:
+            train, validation: of the run.
+            other: the same of a second run, drawn with marks instead of a line.
+        """
         self._train, self._validation, self._log = train, validation, log
+        self._other = other
         self._draw()
 
     def _draw(self) -> None:
@@ -94,8 +113,10 @@ class LossPlot(PlotWidget):
         self.clear()
         limit = max(8, self.size.width * POINTS_PER_CELL)
         curves = [downsample(c, limit, log=log) for c in (self._train, self._validation)]
-        steps = np.concatenate([x for x, _ in curves])
-        values = np.concatenate([y for _, y in curves])
+        # One mark a cell at most: marks that touch would look like a line.
+        others = [downsample(c, max(4, self.size.width // 2), log=log) for c in self._other]
+        steps = np.concatenate([x for x, _ in curves + others])
+        values = np.concatenate([y for _, y in curves + others])
         self.set_x_formatter(StepTicks(max(1, self.size.width // CELLS_PER_STEP_TICK)))
         rows = max(1, self.size.height // ROWS_PER_LOSS_TICK)
         self.set_y_formatter(LossTicks(min(rows, 6), log=log))
@@ -104,6 +125,10 @@ class LossPlot(PlotWidget):
         self.set_yticks(None if len(steps) else [])
         self.set_xlimits(*_limits(steps, 0.0, least=1.0))
         self.set_ylimits(*_limits(values, 0.05, least=0.02))
+        style = str(self.get_component_rich_style("loss-plot--other"))
+        for (x, y), mark in zip(others, OTHER_MARKS, strict=True):
+            if len(x):
+                self.scatter(x, y, mark, style)
         for (x, y), name in zip(curves, ("train", "validation"), strict=True):
             style = str(self.get_component_rich_style(f"loss-plot--{name}"))
             if len(x) > 1:

@@ -75,6 +75,11 @@ class SettingRow(Widget):
             self._write(base)
         self.set_class(self.changed, "-changed")
 
+    def change(self, text: str) -> None:
+        """Take ``text`` as the user's value."""
+        self._write(text)
+        self.set_class(self.changed, "-changed")
+
     def reset(self) -> None:
         """Back to the recipe's value."""
         self._write(self.base)
@@ -124,6 +129,14 @@ class RecipeForm(Vertical):
         """Show a recipe's values."""
         for row in self.query(SettingRow):
             row.rebase(as_text(values[row.key]))
+
+    def change(self, values: dict[str, str]) -> None:
+        """Change some settings, as if they had been typed."""
+        for row in self.query(SettingRow):
+            if row.key in values:
+                row.change(values[row.key])
+        if values:
+            self.post_message(self.Changed())
 
     def reset(self) -> None:
         """Drop all changes."""
