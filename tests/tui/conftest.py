@@ -139,6 +139,14 @@ async def until(pilot: Pilot[Any], happened: Callable[[], object], what: str = "
         await pilot.pause()
 
 
+async def soon(happened: Callable[[], object], what: str = "") -> None:
+    """Like ``until``, for an app that is never idle meanwhile."""
+    end = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert time.monotonic() < end, f"waited in vain for {what or happened}"
+        await asyncio.sleep(0.01)
+
+
 def screen_text(pilot: Pilot[Any]) -> str:
     """What stands on the screen now, line by line."""
     screen = pilot.app.screen
@@ -154,3 +162,26 @@ def notices(app: App[Any]) -> str:
 def text_of(app: App[Any], selector: str) -> str:
     """The plain text of a ``Static`` on the current screen."""
     return str(app.screen.query_one(selector, Static).render())
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training run of the tiny model, with an adapter that says other things."""
+    from ecellm_mlx.backend import mx
+    from ecellm_mlx.models import loading, lora
+
+    base = loading.load(tiny_models["llama"])
+    spec = lora.LoraSpec(4, 4.0, 0.0, lora.resolve_targets(base.model, ["all-linear"]))
+    lora.attach(base.model, spec, seed=1)
+    mx.random.seed(2)
+    for name, value in lora.parameters(base.model).items():
+        if name.endswith("lora_b"):
+            base.model.load_weights([(name, mx.random.normal(value.shape))], strict=False)
+    run = tmp_path_factory.mktemp("trained") / "train-of-a-tiny-model"
+    config = {"model": str(base.path), "model_name": str(base.path)}
+    made = jobs.create("train", config, out=run)
+    (run / "adapter").mkdir()
+    about = {"name": str(base.path), "model_type": "llama", "fingerprint": base.fingerprint}
+    lora.save(run / "adapter", base.model, spec, {"base": {**about, "layers": 2}})
+    made.write_status(Status(state=State.FINISHED, step=1, total_steps=1))
+    return run

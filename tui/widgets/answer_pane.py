@@ -14,6 +14,7 @@ from tui.widgets.facts import MUTED
 
 BAR_WIDTH = 16
 SHOWN_OPTIONS = 20
+ENDINGS = {"length": "at the limit", "cancelled": "ended by you"}
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -68,13 +69,14 @@ class AnswerPane(VerticalScroll):
         lines += _bars(event.get("options") or [])
         if event.get("error"):
             lines.append(Content.styled(f"✗ {event['error']}", "$text-error"))
+        words = []
         if event.get("tokens"):
             rate = event["tokens"] / max(event["seconds"], 1e-9)
-            ending = {"length": ", at the limit", "cancelled": ", ended by you"}
-            words = f"{event['tokens']} tokens, {rate:.1f} tokens/s"
-            lines.append(
-                Content.styled(words + ending.get(str(event.get("ending")), ""), MUTED)
-            )
+            words.append(f"{event['tokens']} tokens, {rate:.1f} tokens/s")
+        if note := ENDINGS.get(str(event.get("ending"))):
+            words.append(note)
+        if words:
+            lines.append(Content.styled(", ".join(words), MUTED))
         self._draw(Content("\n").join(lines))
 
     def fail(self, message: str) -> None:
