@@ -199,6 +199,7 @@ def _wanted(order: Order) -> dict[str, Any] | None:
             "settings": list(order.settings),
             "limit": order.limit,
             "decodings": [order.decoding],
+            "endpoint": None,
         }
     except EcellmError:
         return None

@@ -130,9 +130,14 @@ def step(number: int, loss: float | None = None, **changes: Any) -> events.Train
     return events.TrainMetrics(**{**values, **changes})
 
 
-async def until(pilot: Pilot[Any], happened: Callable[[], object], what: str = "") -> None:
+async def until(
+    pilot: Pilot[Any],
+    happened: Callable[[], object],
+    what: str = "",
+    seconds: float = DEADLINE_S,
+) -> None:
     """Let the app go on until ``happened()``; fail when it never does."""
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, f"waited in vain for {what or happened}"
         await asyncio.sleep(0.05)

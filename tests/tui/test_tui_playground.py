@@ -8,6 +8,7 @@ import shlex
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import notices, screen_text, soon, text_of, until
 from textual.pilot import Pilot
@@ -85,8 +86,7 @@ async def test_both_sides_answer_and_a_killed_model_is_started_again(
         await soon(lambda: base.text, "the answer of a new process")
         last = screen._child.pid
         screen.action_stop()
-    # It ended with the app.
-    os.waitpid(last, 0)
+    await soon(lambda: not psutil.pid_exists(last), "the model to end with the app")
 
 
 async def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:

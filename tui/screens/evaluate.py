@@ -27,6 +27,7 @@ from ecellm_mlx.jobs import RunDirectory, State
 from tui import child, evaluations, formats, found
 from tui.cells import BAD, GOOD, cell
 from tui.child import command_line
+from tui.dialog import Field
 from tui.evaluations import Line, Miss, Order
 from tui.messages import (
     ComparisonRead,
@@ -39,6 +40,7 @@ from tui.messages import (
 )
 from tui.screens.base import PlaceScreen
 from tui.screens.miss import MissDialog
+from tui.widgets.activity import Activity
 from tui.widgets.choice import Choice
 from tui.widgets.cycle import Cycle
 
@@ -148,6 +150,7 @@ class EvaluateScreen(PlaceScreen):
                 pane.border_title = "Rows answered otherwise"
                 pane.border_subtitle = "enter show"
                 yield MissTable(id="misses", cursor_type="row")
+            yield Activity()
 
     def on_mount(self) -> None:
         """Make the tables."""
@@ -204,7 +207,8 @@ class EvaluateScreen(PlaceScreen):
         self._evaluate(orders)
 
     def action_stop(self) -> None:
-        """Stop the evaluation that runs, and start no other."""
+        """Stop the evaluation that runs, and start no other; or end the command."""
+        self.action_end_command()
         self._stop.set()
         if self._live:
             self._ask_to_stop(self._live)
@@ -215,19 +219,17 @@ class EvaluateScreen(PlaceScreen):
         self._read_runs(self.orders)
 
     def action_export(self) -> None:
-        """Write the table as Markdown."""
-        from tui.screens.save import SaveDialog
-
-        if not self.lines:
+        """Write a report of the evaluations that are shown."""
+        shown = [run for run in self.runs if run]
+        if not shown:
             self.notify("There is nothing to export yet: ^r evaluates.", severity="warning")
             return
-        report = _report(self.lines, self.orders, self.mode, self._differences)
-
-        def answered(path: str | None) -> None:
-            if path:
-                self._write_report(Path(path).expanduser(), report)
-
-        self.app.push_screen(SaveDialog("Export the report", "report.md"), answered)
+        self.ask_command(
+            "Export the report",
+            "Writes report.html and report.md with all figures, intervals and error rows.",
+            [Field("out", "Folder", "report")],
+            lambda v: ["report", *(run.path.name for run in shown), "--out", v["out"]],
+        )
 
     @on(Choice.Changed)
     @on(Input.Changed)
@@ -451,17 +453,6 @@ class EvaluateScreen(PlaceScreen):
         except EcellmError as error:
             self.app.call_from_thread(self.notify, str(error), severity="error", markup=False)
 
-    @work(thread=True, group="export")
-    def _write_report(self, path: Path, report: str) -> None:
-        from ecellm_mlx.files import write_atomic
-
-        try:
-            write_atomic(path, report)
-        except EcellmError as error:
-            self.app.call_from_thread(self.notify, str(error), severity="error", markup=False)
-        else:
-            self.app.call_from_thread(self.notify, f"Written to {path}.", markup=False)
-
 
 def _known(task: str) -> bool:
     try:
@@ -481,37 +472,3 @@ def _short_setting(setting: str) -> str:
 
 def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _report(
-    lines: Sequence[Line],
-    orders: Sequence[Order],
-    mode: str,
-    differences: dict[int, dict[str, Any]],
-) -> str:
-    """The table as Markdown, with the commands that compute it."""
-    sides = SIDES[: len(orders)]
-    heads = ["Task", "Setting", "n", "Metric", sides[0]]
-    for side in sides[1:]:
-        heads += [side, "Δ", "95 % interval of Δ"]
-    rows = []
-    for line in lines:
-        cells = [line.task, line.setting, str(line.n), line.metric, _score(line.values[0])]
-        for column in range(1, len(orders)):
-            value, base = line.values[column], line.values[0]
-            found = differences.get(column, {}).get(line.task, {}).get(line.setting) or {}
-            values = found.get(mode) or {}
-            cells += [
-                _score(value),
-                "–" if value is None or base is None else f"{value - base:+.3f}",
-                f"{values['low']:+.3f} … {values['high']:+.3f}" if values else "–",
-            ]
-        rows.append([*cells, "/".join("–" if i is None else str(i) for i in line.invalid)])
-    heads.append("#invalid")
-    table = [heads, ["---"] * len(heads), *rows]
-    text = [f"# Evaluation, {mode} metrics", ""]
-    if orders[0].limit:
-        text += ["A stratified subset: not comparable with the paper's figures.", ""]
-    text += ["| " + " | ".join(row) + " |" for row in table]
-    text += ["", "```sh", *(command_line(order.words()) for order in orders), "```", ""]
-    return "\n".join(text)
