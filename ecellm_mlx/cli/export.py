@@ -102,6 +102,51 @@ def hf(
     report(written, json=json)
 
 
+@app.command()
+def gguf(
+    source: Source,
+    out: Out,
+    base: Base = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--type", help="f32, f16 or q8_0; f16 by default, f32 for an adapter."),
+    ] = None,
+    adapter_only: Annotated[
+        bool,
+        typer.Option(
+            "--adapter-only", help="The adapter alone, for a base that is GGUF already."
+        ),
+    ] = False,
+    split_qkv: Annotated[
+        bool,
+        typer.Option(
+            "--split-qkv",
+            help="Phi-2: attn_q, attn_k and attn_v instead of attn_qkv; an adapter must have "
+            "what its base has.",
+        ),
+    ] = False,
+    evaluations: Evaluations = None,
+    json: options.Json = False,
+) -> None:
+    """Write a GGUF file for Ollama, LM Studio and llama.cpp, an adapter fused into it.
+
+    Example: ecellm export gguf RUN my-model-gguf --type q8_0
+    """
+    from ecellm_mlx.models import merging, to_gguf
+
+    with byte_bar("export") as progress:
+        _, written = to_gguf.export(
+            merging.Source.find(source, base),
+            out,
+            kind=kind or ("f32" if adapter_only else "f16"),
+            adapter_only=adapter_only,
+            split_qkv=split_qkv,
+            scores=_scores(evaluations),
+            progress=progress,
+        )
+    report(written, json=json)
+
+
 def report(written: Written, *, json: bool, cure: str = "") -> None:
     """Print what was written, and what quantization did to it."""
     narrate(

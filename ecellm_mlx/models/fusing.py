@@ -22,6 +22,7 @@ from ecellm_mlx.errors import AdapterError, ModelError
 from ecellm_mlx.models import loading, lora, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files
 
+from converters.gguf_adapter import Update
 from converters.merged import Stored, Weight, fused
 
 WRAPPED = ("linear", "embedding")
@@ -36,6 +37,7 @@ class Opened:
         stored_dtype: name of the base's float type.
         group_size: of a quantized base.
         tied: whether the output layer is the embedding; None where that is not known.
+        updates: the adapter's matrices by layer.
         weights: what ``take`` has not handed over yet.
         ecellm: our own section of the adapter's configuration.
     """
@@ -46,6 +48,7 @@ class Opened:
     group_size: int | None
     tied: bool | None
     weights: list[Weight]
+    updates: dict[str, Update]
     ecellm: dict[str, Any]
 
     def take(self) -> Iterator[Weight]:
@@ -87,6 +90,7 @@ def open_base(base: str | Path, adapter: Path | None = None) -> Opened:
         quantization.get("group_size"),
         "lm_head.weight" not in names if "model.embed_tokens.weight" in names else None,
         found,
+        _updates(model),
         ecellm,
     )
 
@@ -105,6 +109,19 @@ def _weights(model: nn.Module) -> Iterator[Weight]:
             yield from _layer(path, module[key], module, embedding=key == "embedding")
         else:
             yield from _layer(path, module, None)
+
+
+def _updates(model: nn.Module) -> dict[str, Update]:
+    layers = {path: m for path, m in model.named_modules() if "lora_a" in m}
+    return {
+        path: Update(
+            layers[path].lora_a,
+            layers[path].lora_b,
+            float(layers[path].scale),
+            "m" in layers[path],
+        )
+        for path in sorted(layers, key=lora._natural)
+    }
 
 
 def _layer(
