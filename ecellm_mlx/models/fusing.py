@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.backend import mx, nn, tree_flatten
-
-# isort: split
-# After the backend, which loads a fast BLAS before mlx.
 from ecellm_mlx.errors import AdapterError, ModelError
 from ecellm_mlx.models import loading, lora, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files

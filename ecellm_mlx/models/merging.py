@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.backend import mx
-
-# isort: split
-# After the backend, which loads a fast BLAS before mlx.
 from ecellm_mlx.data.prompts import frame_for
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.models import card, divergence, loading, lora, registry

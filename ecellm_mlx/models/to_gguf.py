@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx import backend  # noqa: F401
-
-# isort: split
-# After the backend, which loads a fast BLAS before mlx.
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.models import card
 from ecellm_mlx.models.fusing import Opened, open_base
