@@ -8,7 +8,8 @@
     ├── RecipeError             settings that contradict each other (all of them at once)
     ├── HubError                pull and push
     ├── JobError                a run directory or its process
-    └── StorageError            a folder that cannot be written, a full disk
+    └── StorageError            a folder that cannot be written
+        └── DiskFullError       no space, a quota or a size limit: may work later
 
 Each says what happened, what was found, what was expected and what to do next,
 in one sentence. A traceback is shown only with ``--debug``.
@@ -97,4 +98,8 @@ class JobError(EcellmError):
 
 
 class StorageError(EcellmError):
-    """A folder that cannot be written, or a disk that is full."""
+    """A folder that cannot be written."""
+
+
+class DiskFullError(StorageError):
+    """No space is left, or a quota or size limit is reached; it may work later."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 from ecellm_mlx.files import storage_errors
 
@@ -198,26 +199,42 @@ def parse_event(line: str) -> Event:
 
 
 class EventWriter:
-    """Appends events to a file, each flushed to the system as it is written."""
+    """Appends events to a file, each handed to the system as it is written.
+
+    What a full disk does not take stays in memory, in its order and to the byte, and
+    goes first when there is room again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._pending = bytearray()
         with storage_errors(path):
-            torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-            self._stream: IO[str] = path.open("a", encoding="utf-8")
-            if torn:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(path, flags, 0o644)
+            end = os.fstat(self._descriptor).st_size
+            if end and os.pread(self._descriptor, 1, end - 1) != b"\n":
                 # A killed process can leave half a line; ours must start on its own.
-                self._stream.write("\n")
+                self._pending += b"\n"
 
     def write(self, event: Event) -> None:
-        """Append one event."""
+        """Append one event.
+
+        Raises:
+            DiskFullError: it is kept, and written by a later call.
+            StorageError: the file cannot be written.
+        """
+        self._pending += event.to_json().encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what a full disk did not take before; raises as ``write``."""
         with storage_errors(self.path):
-            self._stream.write(event.to_json() + "\n")
-            self._stream.flush()
+            while self._pending:
+                del self._pending[: os.write(self._descriptor, self._pending)]
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        os.close(self._descriptor)
 
 
 class EventReader:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import tempfile
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ecellm_mlx.errors import StorageError
+from ecellm_mlx.errors import DiskFullError, StorageError
 
 
 @contextlib.contextmanager
@@ -30,7 +31,12 @@ def storage_errors(path: Path) -> Iterator[None]:
 def as_storage_error(path: Path, error: OSError) -> StorageError:
     """The ``StorageError`` for ``error``, which happened while writing ``path``."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{path}: the disk is full", cure="free some space and try again")
+        return DiskFullError(f"{path}: the disk is full", cure="free some space and try again")
+    if error.errno == errno.EFBIG:
+        return DiskFullError(
+            f"{path}: files of this size are not allowed here",
+            cure="raise the limit (`ulimit -f`), or choose another folder with --out",
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(
             f"{path}: cannot be written",
@@ -56,12 +62,23 @@ def ensure_folder(path: Path) -> Path:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename survives a power cut."""
+    """Flush a file, or a folder's entries, to disk, so that they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync_descriptor(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_descriptor(descriptor: int) -> None:
+    """Flush an open file to disk, also through a drive's own cache on macOS."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        # Network volumes do not know it; there fsync is all there is.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, full)
+            return
+    os.fsync(descriptor)
 
 
 @contextlib.contextmanager
@@ -74,7 +91,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
             with os.fdopen(descriptor, "wb") as stream:
                 yield stream
                 stream.flush()
-                os.fsync(stream.fileno())
+                sync_descriptor(stream.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -32,6 +32,7 @@ BLAS_CURE = (
     "`pip install mkl`, or point ECELLM_BLAS at a library that exports cblas_sgemm"
 )
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
+THREAD_LIMITS = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 GIB = 1024**3
 
 
@@ -243,3 +244,16 @@ def blas_gflops(size: int = 1024, repeats: int = 8) -> float:
 def machine() -> str:
     """Operating system and processor in words."""
     return f"{platform.system()} {platform.machine()}"
+
+
+def conditions() -> dict[str, str]:
+    """What decides the bits of a computation besides its inputs: device, BLAS, threads."""
+    found = prepare()
+    limits = {name: os.environ[name] for name in THREAD_LIMITS if name in os.environ}
+    threads = ", ".join(f"{name}={value}" for name, value in limits.items())
+    return {
+        "machine": machine(),
+        "device": found.device,
+        "blas": found.blas.name,
+        "threads": threads or str(os.cpu_count()),
+    }

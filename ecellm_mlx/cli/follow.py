@@ -6,6 +6,7 @@ running and returns.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -38,7 +39,7 @@ def follow(run: RunDirectory, *, from_start: bool = True) -> dict[str, Any]:
         list(reader.read())
     view = _Live(run) if sys.stderr.isatty() else _Lines()
     results: dict[str, Any] = {}
-    asked = False
+    asked = paused = False
     with view:
         while True:
             try:
@@ -49,6 +50,13 @@ def follow(run: RunDirectory, *, from_start: bool = True) -> dict[str, Any]:
                         results = {"outcome": event.outcome, **event.results}
                 if not state.live:
                     break
+                if (state is State.PAUSED) is not paused:
+                    paused = not paused
+                    narrate(
+                        f"paused; go on with `ecellm resume {run.path}`"
+                        if paused
+                        else "resumed"
+                    )
                 time.sleep(POLL_S)
             except KeyboardInterrupt:
                 if asked:
@@ -56,7 +64,9 @@ def follow(run: RunDirectory, *, from_start: bool = True) -> dict[str, Any]:
                     return {}
                 asked = True
                 narrate("stopping at the next step; press Ctrl-C again to leave it running")
-                run.request(Control.STOP)
+                # It may have ended by itself a moment ago.
+                with contextlib.suppress(JobError):
+                    run.request(Control.STOP)
     status = run.status()
     if status.state is State.FAILED:
         raise JobError(status.message.rstrip(".") or f"{run.path} failed")

@@ -1,4 +1,4 @@
-"""Verbs on runs: train, resume, runs, stop, watch."""
+"""Verbs on runs: train, resume, runs, stop, pause, checkpoint, watch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ def register(app: typer.Typer) -> None:
     app.command()(resume)
     app.command("runs")(list_runs)
     app.command()(stop)
+    app.command()(pause)
+    app.command()(checkpoint)
     app.command()(watch)
 
 
@@ -47,7 +49,7 @@ def resume(
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Continue a stopped, failed or killed run from its newest checkpoint.
+    """Continue a paused run, or a stopped, failed or killed one from its newest checkpoint.
 
     Example: ecellm resume train-20260131-101500-ab12
     """
@@ -56,6 +58,14 @@ def resume(
 
     found = jobs.find(run)
     state = found.status().state
+    if state is jobs.State.PAUSED:
+        found.request(jobs.Control.RESUME)
+        if detach:
+            narrate(f"resumed; watch it with `ecellm watch {run}`")
+            emit(str(found.path))
+        else:
+            _report(found, json, from_start=False)
+        return
     if state.live:
         raise JobError(
             f"{found.path} is still {state}", cure=f"watch it with `ecellm watch {run}`"
@@ -72,20 +82,7 @@ def list_runs(json: options.Json = False) -> None:
     """
     from ecellm_mlx import jobs
 
-    entries = []
-    for run in jobs.recent(50):
-        status = run.status()
-        entries.append(
-            {
-                "name": run.path.name,
-                "path": str(run.path),
-                "kind": run.job().kind,
-                "state": str(status.state),
-                "step": status.step,
-                "total_steps": status.total_steps,
-                "message": status.message,
-            }
-        )
+    entries = [_entry(run) for run in jobs.recent(50)]
     if json:
         emit_json(entries)
     elif not entries:
@@ -100,16 +97,61 @@ def list_runs(json: options.Json = False) -> None:
         )
 
 
+def _entry(run: RunDirectory) -> dict[str, Any]:
+    """One run for the list; a damaged one is listed with its problem."""
+    from ecellm_mlx.errors import JobError
+
+    status = run.status()
+    kind, model, message = "", "", status.message
+    try:
+        job = run.job()
+        kind = job.kind
+        model = str(job.config.get("model_name") or job.config.get("model") or "")
+    except (JobError, AttributeError) as error:
+        message = str(error)
+    return {
+        "name": run.path.name,
+        "path": str(run.path),
+        "kind": kind,
+        "model": model,
+        "state": str(status.state),
+        "step": status.step,
+        "total_steps": status.total_steps,
+        "heartbeat": status.heartbeat,
+        "message": message,
+    }
+
+
 def stop(run: options.Run) -> None:
     """Ask a run to save a checkpoint and end at its next step.
 
     Example: ecellm stop train-20260131-101500-ab12
     """
+    _ask(run, "stop", "stop and save")
+
+
+def pause(run: options.Run) -> None:
+    """Ask a run to save a checkpoint and wait; `ecellm resume` lets it go on.
+
+    Example: ecellm pause train-20260131-101500-ab12
+    """
+    _ask(run, "pause", "pause")
+
+
+def checkpoint(run: options.Run) -> None:
+    """Ask a run to save a checkpoint at its next step and go on.
+
+    Example: ecellm checkpoint train-20260131-101500-ab12
+    """
+    _ask(run, "checkpoint", "save a checkpoint")
+
+
+def _ask(run: str, order: str, words: str) -> None:
     from ecellm_mlx import jobs
 
     found = jobs.find(run)
-    found.request(jobs.Control.STOP)
-    narrate(f"asked {found.path.name} to stop; watch it with `ecellm watch {run}`")
+    found.request(jobs.Control(order))
+    narrate(f"asked {found.path.name} to {words}; watch it with `ecellm watch {run}`")
 
 
 def watch(run: options.Run, json: options.Json = False) -> None:

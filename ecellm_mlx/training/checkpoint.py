@@ -1,39 +1,55 @@
 """Checkpoints: complete on disk or not there at all.
 
 ``RUN/checkpoints/<step>/`` holds the adapter in mlx-lm's format, the optimizer
-state, the trainer's own numbers and a manifest of checksums. It is written to a
-temporary folder, synced and renamed. Dropout needs no state here: its seed is
-derived from (seed, step, micro-batch), and so is the order of rows.
+state, the trainer's own numbers, the conditions it was computed under and a manifest
+of checksums. It is written to a temporary folder, synced and renamed; the folders
+that a crash leaves behind have hidden names and are cleared by the next save. Dropout
+needs no state here: its seed is derived from (seed, step, micro-batch), and so is the
+order of rows.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.backend import mx, nn, optim, tree_flatten, tree_unflatten
-from ecellm_mlx.files import ensure_folder, storage_errors, sync_folder, write_json
+from ecellm_mlx.files import (
+    as_storage_error,
+    ensure_folder,
+    storage_errors,
+    sync_folder,
+    write_json,
+)
 from ecellm_mlx.models import lora
+from ecellm_mlx.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from ecellm_mlx.training.ranks import Ranks
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
 TRAINER = "trainer.json"
+CONDITIONS = "conditions.json"
 
 
 @dataclass
 class TrainerState:
-    """Where a run stands. ``step`` counts finished optimizer steps."""
+    """Where a run stands. ``step`` counts finished optimizer steps.
+
+    ``validated_step`` is the last step whose validation is part of this state: a run
+    that was stopped within a validation does it again.
+    """
 
     step: int = 0
     best_loss: float | None = None
     best_step: int = 0
+    validated_step: int = 0
     validations_without_gain: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
@@ -48,6 +64,7 @@ def save(
     optimizer: optim.Optimizer,
     write_adapter: Callable[[Path], None],
     keep: int,
+    conditions: dict[str, str] | None = None,
 ) -> Path:
     """Write the checkpoint of ``state.step`` under ``folder`` and drop the oldest.
 
@@ -55,33 +72,30 @@ def save(
         folder: ``RUN/checkpoints``.
         write_adapter: writes the adapter's files into a folder.
         keep: how many checkpoints stay.
+        conditions: what else decides the bits of a result (``runtime.conditions``).
 
     Raises:
-        StorageError: the disk is full or cannot be written; older checkpoints stay.
+        DiskFullError: no space; older checkpoints stay, and a later call may succeed.
+        StorageError: it cannot be written.
     """
-    ensure_folder(folder)
+    if not folder.is_dir():
+        ensure_folder(folder)
+        sync_folder(folder.parent)
     target = folder / f"{state.step:08d}"
-    temporary = folder / f".{target.name}.partial"
-    with storage_errors(temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            write_adapter(temporary)
-            flat = dict(tree_flatten(optimizer.state))
-            mx.save_safetensors(str(temporary / OPTIMIZER), flat)
-            write_json(temporary / TRAINER, asdict(state))
-            files = sorted(p for p in temporary.iterdir() if p.is_file())
-            write_json(temporary / MANIFEST, {p.name: _sha256(p) for p in files})
-            for path in temporary.iterdir():
-                sync_folder(path)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            sync_folder(folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+
+    def write(temporary: Path) -> None:
+        write_adapter(temporary)
+        flat = dict(tree_flatten(optimizer.state))
+        mx.save_safetensors(str(temporary / OPTIMIZER), flat)
+        write_json(temporary / TRAINER, asdict(state))
+        write_json(temporary / CONDITIONS, conditions or {})
+        files = sorted(p for p in temporary.iterdir() if p.is_file())
+        write_json(temporary / MANIFEST, {p.name: _sha256(p) for p in files})
+
+    _clear_leftovers(folder)
+    _write_folder(target, write)
     for old in complete(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _discard(old)
     return target
 
 
@@ -92,6 +106,7 @@ def complete(folder: Path) -> list[Path]:
 
 def newest_valid(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose checksums hold; ``warn`` hears of those that do not."""
+    _put_back(folder)
     for path in reversed(complete(folder)):
         if problem := _damage(path):
             warn(f"checkpoint {path.name} is damaged ({problem}); using the one before")
@@ -124,22 +139,111 @@ def share(
     return _state_from(json.loads(group.texts(json.dumps(asdict(state)))[0]))
 
 
+def changed_conditions(path: Path, now: dict[str, str]) -> list[str]:
+    """What differs between the conditions of a checkpoint and ``now``, in words."""
+    then: dict[str, str] = json.loads((path / CONDITIONS).read_text(encoding="utf-8"))
+    return [
+        f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}"
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
+    ]
+
+
+def recipe_of(path: Path) -> dict[str, Any]:
+    """The recipe that a checkpoint was trained with, or nothing where it cannot be read."""
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        return dict(config["ecellm"]["recipe"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def replace_adapter(folder: Path, write_adapter: Callable[[Path], None]) -> None:
-    """Write ``folder`` (``RUN/adapter``) anew; the old one stays until the new is whole."""
-    temporary = folder.with_name(f".{folder.name}.partial")
-    retired = folder.with_name(f".{folder.name}.old")
+    """Write ``folder`` (``RUN/adapter``) anew; the old one stays until the new is whole.
+
+    Raises:
+        DiskFullError: no space; the old one stays.
+    """
+    _write_folder(folder, write_adapter)
+
+
+def recover_adapter(folder: Path) -> None:
+    """Put the old ``folder`` back, if a process was killed between two renames."""
+    retired = _hidden(folder, "old")
     with storage_errors(folder):
+        if retired.exists() and not folder.exists():
+            retired.rename(folder)
+
+
+def _write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Replace the folder ``target``: written beside it, synced, renamed.
+
+    The old folder steps aside by a rename and is deleted last, so that at any instant
+    one of the two is whole.
+    """
+    temporary, retired = _hidden(target, "partial"), _hidden(target, "old")
+    with storage_errors(temporary):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        write_adapter(temporary)
-        for path in temporary.iterdir():
-            sync_folder(path)
+        try:
+            with _array_errors(temporary):
+                write(temporary)
+            for path in temporary.iterdir():
+                sync_folder(path)
+            sync_folder(temporary)
+            if target.exists():
+                shutil.rmtree(retired, ignore_errors=True)
+                target.rename(retired)
+            temporary.rename(target)
+            sync_folder(target.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         shutil.rmtree(retired, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(retired)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
-        shutil.rmtree(retired, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _array_errors(folder: Path) -> Iterator[None]:
+    """mlx reports a failed write without the reason; find it out with a write of our own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Unable to write" not in str(error):
+            raise
+        written = max((p.stat().st_size for p in folder.iterdir()), default=0)
+        try:
+            with (folder / "probe").open("wb") as stream:
+                stream.write(bytes(written + (1 << 20)))
+        except OSError as reason:
+            raise as_storage_error(folder, reason) from error
+        # There is space again, or the file system gave no reason: both may pass.
+        raise as_storage_error(folder, OSError(errno.ENOSPC, str(error))) from error
+
+
+def _hidden(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{suffix}")
+
+
+def _put_back(folder: Path) -> None:
+    """Undo the first of two renames, where a process was killed before the second."""
+    for retired in folder.glob(".[0-9]*.old"):
+        target = folder / retired.name.split(".")[1]
+        if not target.exists():
+            retired.rename(target)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    _put_back(folder)
+    for path in folder.glob(".[0-9]*.*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _discard(path: Path) -> None:
+    """Delete a checkpoint such that half of it is never taken for one."""
+    doomed = _hidden(path, "dead")
+    with storage_errors(path):
+        path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _state_from(values: dict[str, Any]) -> TrainerState:
@@ -150,11 +254,17 @@ def _state_from(values: dict[str, Any]) -> TrainerState:
 def _damage(path: Path) -> str:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if missing := {WEIGHTS_FILE, OPTIMIZER, TRAINER, CONDITIONS} - manifest.keys():
+            return f"the manifest lacks {', '.join(sorted(missing))}"
         for name, digest in manifest.items():
             if _sha256(path / name) != digest:
                 return f"{name} has another checksum"
-    except (OSError, ValueError, AttributeError) as error:
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
         return str(error)
+    except (ValueError, AttributeError):
+        return f"{MANIFEST} is no manifest"
     return ""
 
 

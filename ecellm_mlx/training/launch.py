@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ecellm_mlx import jobs
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import RecipeError
 from ecellm_mlx.models import registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
+from ecellm_mlx.run_directory import config_fingerprint
 from ecellm_mlx.training import recipe as recipes
 
 
@@ -50,7 +52,7 @@ def launch(
     if files.val:
         rows.load(files.val)
         fingerprints["val"] = rows.digest([files.val])
-    config = {
+    config: dict[str, Any] = {
         "model": str(base.absolute()),
         "model_name": model,
         "train": str(files.train.absolute()),
@@ -58,4 +60,5 @@ def launch(
         "recipe_name": recipe,
         "recipe": settings.to_dict(),
     }
+    fingerprints["recipe"] = config_fingerprint(config["recipe"])
     return jobs.create("train", config, out=out, fingerprints=fingerprints)

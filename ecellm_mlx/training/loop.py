@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from ecellm_mlx.backend import RUNTIME, tree_flatten
 from ecellm_mlx.data import batches as plans
 from ecellm_mlx.data import encoding, rows
 from ecellm_mlx.errors import JobError, RecipeError
-from ecellm_mlx.jobs import Control, JobContext
+from ecellm_mlx.job_context import JobContext, StopRequested
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import adapter, checkpoint, dataset, loss, ranks, validation
+from ecellm_mlx.run_directory import Control
+from ecellm_mlx.training import adapter, checkpoint, dataset, identity, loss, ranks, validation
 from ecellm_mlx.training.recipe import Recipe, from_values
 from ecellm_mlx.training.recompute import recompute_blocks
 from ecellm_mlx.training.samples import Sampler
@@ -51,16 +53,20 @@ class Trainer:
         self.group = group or ranks.current()
         self.recipe: Recipe = from_values(context.config["recipe"])
         self.state = checkpoint.TrainerState()
+        # What the newest checkpoint on disk holds.
+        self._saved: checkpoint.TrainerState | None = None
         self._check_shares()
         runtime.reset_peak_memory()
         self.base = loading.load(
             context.config["model"], bits=self.recipe.bits, warn=self._warn
         )
-        self._check_fingerprints()
+        identity.check_inputs(context.job, self.base.fingerprint)
+        context.raise_if_stopped()
         self.model = self.base.model
         loss.check_trainable(self.model)
         self.pad_id = dataset.pad_id(self.base)
         self.train_set = self._encode("train", "training")
+        context.raise_if_stopped()
         self.val_set = self._encode("val", "validation") if context.config.get("val") else None
         self.val_batches = (
             dataset.validation_batches(self.val_set, self.recipe.micro_batch_size, self.pad_id)
@@ -69,6 +75,7 @@ class Trainer:
         )
         for problem in dataset.thin(self.train_set, self.val_set, self.recipe):
             self._warn(problem)
+        context.raise_if_stopped()
         self.spec = self._attach()
         self.lengths = self.train_set.lengths
         self.steps_per_epoch = math.ceil(len(self.lengths) / self.recipe.batch_size)
@@ -90,26 +97,39 @@ class Trainer:
             facts=self._facts(),
         )
         self.context.advance(self.state.step)
-        for micro_batches in self._steps():
-            if self._obey() is Control.STOP:
-                self._save_checkpoint()
-                return RUN_STOPPED, self._results()
-            self._step(micro_batches)
-            self.context.advance(self.state.step)
-            if self._due(self.eval_every):
-                self._validate()
-            if self.sampler and self._due(self.recipe.sample_every):
-                self._sample()
-            exhausted = self._out_of_patience()
-            if exhausted or self._due(self.save_every):
-                self._save_checkpoint()
-            if exhausted:
-                self._warn(
-                    f"validation has not improved {self.state.validations_without_gain} times; "
-                    f"stopped early at step {self.state.step}"
-                )
-                break
+        try:
+            # A run that was stopped within the validation of its step has to do it again.
+            self._settle()
+            for micro_batches in self._steps():
+                self._obey()
+                self._step(micro_batches)
+                self.context.advance(self.state.step)
+                self._settle()
+        except StopRequested:
+            self._save_checkpoint()
+            return RUN_STOPPED, self._results()
         return RUN_FINISHED, self._results()
+
+    def _settle(self) -> None:
+        """What is due after the current step and is not done yet.
+
+        Raises:
+            StopRequested: a stop came within; what was not done is done after a resume.
+        """
+        step = self.state.step
+        if step == 0:
+            return
+        if step > self.state.validated_step and self._due(self.eval_every):
+            self._validate()
+        if self._saved != self.state and self.sampler and self._due(self.recipe.sample_every):
+            self._sample()
+        if self._out_of_patience():
+            self._warn(
+                f"validation has not improved {self.state.validations_without_gain} times; "
+                f"stopped early at step {step}"
+            )
+        if self._done() or self._due(self.save_every):
+            self._save_checkpoint()
 
     def _due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one."""
@@ -117,10 +137,10 @@ class Trainer:
 
     def _steps(self) -> Iterator[list[list[int]]]:
         """Micro-batches (row indices) of each step that is still to do."""
-        while self.state.step < self.total_steps:
+        while not self._done():
             epoch, position = divmod(self.state.step, self.steps_per_epoch)
             for micro_batches in self._plan(epoch)[position:]:
-                if self.state.step >= self.total_steps:
+                if self._done():
                     return
                 yield micro_batches
 
@@ -194,35 +214,61 @@ class Trainer:
         )
 
     def _validate(self) -> None:
-        if not self.val_batches:
-            self._keep_as_best()
-            return
-        value = validation.validation_loss(self.model, self.val_batches, self.group)
-        self.context.emit(events.EvalMetrics(step=self.state.step, loss=value))
-        if not math.isfinite(value):
-            self._warn(f"the validation loss of step {self.state.step} is {value}")
-        if validation.record(self.state, value):
-            self._keep_as_best()
+        """Validate, and keep the adapter if it is the best so far.
+
+        Raises:
+            StopRequested: the state is as if it had not begun.
+        """
+        before = self._copy()
+        best = True
+        if self.val_batches:
+            value = validation.validation_loss(
+                self.model, self.val_batches, self.group, self._stop_between_batches
+            )
+            self.context.emit(events.EvalMetrics(step=self.state.step, loss=value))
+            if not math.isfinite(value):
+                self._warn(f"the validation loss of step {self.state.step} is {value}")
+            best = validation.record(self.state, value)
+        self.state.validated_step = self.state.step
+        if best and not self._keep_as_best():
+            self.state = before
+            raise StopRequested
+
+    def _stop_between_batches(self) -> None:
+        # Several ranks agree on a stop at a step's end only.
+        if self.group.size == 1 and self.context.stop_requested():
+            raise StopRequested
 
     def _sample(self) -> None:
         if self.sampler and self.group.leader:
             for event in self.sampler(self.state.step):
                 self.context.emit(event)
 
-    def _keep_as_best(self) -> None:
+    def _keep_as_best(self) -> bool:
+        """Write ``RUN/adapter``; False if a stop came while the disk was full."""
         self.state.best_step = self.state.step
-        if self.group.leader:
-            checkpoint.replace_adapter(self.context.run.path / "adapter", self._write_adapter)
+        folder = self.context.run.path / "adapter"
+        saved = not self.group.leader or self.context.save(
+            lambda: checkpoint.replace_adapter(folder, self._write_adapter), "the best adapter"
+        )
+        return not self.group.highest(int(not saved))
 
     def _save_checkpoint(self) -> None:
-        if not self.group.leader:
+        """Save the current state, unless it is saved; waits while the disk is full."""
+        if not self.group.leader or self._saved == self.state:
             return
+        what = f"the checkpoint of step {self.state.step}"
+        if self.context.save(self._write_checkpoint, what):
+            self._saved = self._copy()
+
+    def _write_checkpoint(self) -> None:
         path = checkpoint.save(
             self.context.run.path / "checkpoints",
             self.state,
             self.take_step.optimizer,
             self._write_adapter,
             self.recipe.keep_checkpoints,
+            identity.conditions(),
         )
         self.context.emit(
             events.Checkpoint(
@@ -232,27 +278,44 @@ class Trainer:
             )
         )
 
-    def _obey(self) -> Control | None:
+    def _copy(self) -> checkpoint.TrainerState:
+        return replace(self.state, history=list(self.state.history))
+
+    def _obey(self) -> None:
+        """Take the orders of this step boundary.
+
+        Raises:
+            StopRequested: the order was to stop.
+        """
         order = self.context.poll(on_pause=self._save_checkpoint)
         order = ORDERS[self.group.highest(ORDERS.index(order))]
+        if order is Control.STOP:
+            raise StopRequested
         if order is Control.CHECKPOINT:
             self._save_checkpoint()
-        return order
 
     def _resume(self) -> int | None:
         """Take up the newest checkpoint; the other ranks take over the leader's state."""
         path = None
         if self.group.leader:
+            checkpoint.recover_adapter(self.context.run.path / "adapter")
             folder = self.context.run.path / "checkpoints"
             path = checkpoint.newest_valid(folder, self._warn)
+            identity.check_recipe(self.context.job, path)
         if path is not None:
             ecellm = lora.read_info(path, self.model).ecellm
             lora.check_base(path, ecellm, self.base.fingerprint)
+            if changed := checkpoint.changed_conditions(path, identity.conditions()):
+                self._warn(
+                    f"since checkpoint {path.name} this changed: {'; '.join(changed)}; the "
+                    "result may differ in its last bits from that of an uninterrupted run"
+                )
             self.state = checkpoint.restore(path, self.model, self.take_step.optimizer)
         if self.group.size > 1:
             self.state = checkpoint.share(
                 self.state, self.model, self.take_step.optimizer, self.group
             )
+        self._saved = self._copy() if path is not None else None
         return self.state.step or None
 
     def _attach(self) -> lora.LoraSpec:
@@ -310,19 +373,8 @@ class Trainer:
                 cure="lower micro_batch_size or raise batch_size",
             )
 
-    def _check_fingerprints(self) -> None:
-        config, known = self.context.config, self.context.job.fingerprints
-        now = {"base": self.base.fingerprint, "train": rows.digest([Path(config["train"])])}
-        if config.get("val"):
-            now["val"] = rows.digest([Path(config["val"])])
-        changed = [name for name, value in now.items() if known.get(name) != value]
-        if changed:
-            what = {"base": "base model", "train": "training rows", "val": "validation rows"}
-            raise JobError(
-                f"the {' and the '.join(what[name] for name in changed)} changed since this "
-                "run was created",
-                cure="restore them, or start a new run with `ecellm train`",
-            )
+    def _done(self) -> bool:
+        return self.state.step >= self.total_steps or self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
         patience = self.recipe.early_stop_patience

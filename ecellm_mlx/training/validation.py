@@ -7,6 +7,7 @@ validating more or less often changes nothing about training.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,14 +18,21 @@ from ecellm_mlx.training.checkpoint import TrainerState
 from ecellm_mlx.training.ranks import Ranks
 
 
-def validation_loss(model: nn.Module, batches: list[Batch], group: Ranks) -> float:
+def validation_loss(
+    model: nn.Module,
+    batches: list[Batch],
+    group: Ranks,
+    between: Callable[[], None] = lambda: None,
+) -> float:
     """Mean −log p over all supervised tokens of ``batches``, without dropout.
 
     The ranks share the batches and add up in one order, so that all get the same number.
+    ``between`` is called before each batch; what it raises ends the validation.
     """
     model.eval()
     sums = np.zeros(len(batches), np.float32)
     for index, batch in group.share(batches):
+        between()
         sums[index] = scalar(loss.negative_log_likelihood(model, batch))
     every = np.array(group.sum([mx.array(sums)])[0], np.float64)
     return float(every.sum()) / sum(batch.supervised for batch in batches)
@@ -36,6 +44,7 @@ def record(state: TrainerState, value: float) -> bool:
     A loss that is not finite is never the best.
     """
     finite = math.isfinite(value)
+    state.validated_step = state.step
     state.history.append((state.step, value if finite else None))
     if finite and (state.best_loss is None or value < state.best_loss):
         state.best_loss, state.best_step = value, state.step
