@@ -40,11 +40,11 @@ def test_loads_nothing_heavy(code: str) -> None:
     "verb",
     [
         ("demo",), ("doctor",), ("locate",), ("train",), ("resume",), ("runs",), ("stop",),
-        ("watch",), ("eval",), ("score",), ("compare",), ("report",), ("serve",),
+        ("watch",), ("eval",), ("score",), ("compare",), ("report",), ("serve",), ("study",),
         ("models", "list"), ("models", "pull"), ("models", "import"),
-        ("models", "show"), ("data", "check"), ("data", "show"), ("catalog", "run"),
-        ("adapters", "inspect"), ("adapters", "to-peft"), ("adapters", "from-peft"),
-        ("adapters", "verify"),
+        ("models", "show"), ("data", "check"), ("data", "show"), ("data", "split"),
+        ("catalog", "run"), ("adapters", "inspect"), ("adapters", "to-peft"),
+        ("adapters", "from-peft"), ("adapters", "verify"),
     ],
 )  # fmt: skip
 def test_every_verb_has_help_with_an_example(ecellm: Any, verb: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ecellm_mlx.cli import adapters, catalog, data, evaluate, export, models, runs, serve
+from ecellm_mlx.cli import adapters, catalog, data, evaluate, export, models, runs, serve, study
 from ecellm_mlx.cli.output import emit, emit_json, emit_table
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(export.app, name="export")
 runs.register(app)
 evaluate.register(app)
 serve.register(app)
+study.register(app)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

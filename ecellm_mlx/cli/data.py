@@ -66,3 +66,40 @@ def show(
     for row in rows.load(path, tasks=[task] if task else None)[:limit]:
         narrate(f"— {row.id}")
         emit(prompts.prompt(row, prompts.Frame(frame)) + row.output)
+
+
+@app.command()
+def split(
+    path: Annotated[Path, typer.Argument(help="A dataset folder, or one file of rows.")],
+    holdout_category: Annotated[
+        str, typer.Option("--holdout-category", help="The category to leave out of training.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    by: Annotated[
+        str, typer.Option(help="The field of rows or of their inputs that is their category.")
+    ] = "category",
+    json: options.Json = False,
+) -> None:
+    """Leave a category out of training and test on it, as out-of-domain rows.
+
+    Example: ecellm data split rows --holdout-category Shoes --out rows-without-shoes
+    """
+    from dataclasses import asdict
+
+    from ecellm_mlx.data import holdout
+
+    done = holdout.split(path, holdout_category, out, by=by)
+    if json:
+        emit_json({**asdict(done), "folder": str(done.folder)})
+        return
+    emit_table(
+        f"{by} {holdout_category} is left out of training",
+        ["file", "rows"],
+        [
+            ["train.jsonl", str(done.train)],
+            ["val.jsonl", str(done.val)],
+            ["test.jsonl, other rows", str(done.test_kept)],
+            ["test.jsonl, held out (OOD)", str(done.test_held_out)],
+            ["left_out.jsonl, not used", str(done.left_out)],
+        ],
+    )

@@ -32,6 +32,11 @@ from ecellm_mlx.evaluation.documents import (
 from ecellm_mlx.files import ensure_folder, write_atomic
 
 DASH = "—"
+EXPLANATION = (
+    "Official: as the published script computes it, which drops invalid answers to closed "
+    "questions. Strict: an invalid answer is wrong. In brackets: 95% bootstrap interval over "
+    "rows."
+)
 LONGEST = 1500  # characters of an input that are shown
 
 
@@ -160,11 +165,7 @@ def _blocks(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Block]:
     yield Heading("Evaluation report", 1)
     yield from _about(systems)
     yield Heading("Headline metrics")
-    yield Paragraph(
-        "Official: as the published script computes it, which drops invalid answers to "
-        "closed questions. Strict: an invalid answer is wrong. In brackets: 95% bootstrap "
-        "interval over rows."
-    )
+    yield Paragraph(EXPLANATION)
     yield _headline_table(systems, pairs)
     yield Plot(_headline_plot(systems, pairs))
     if len(systems) > 1:
@@ -172,6 +173,19 @@ def _blocks(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Block]:
     yield from _published(pairs)
     yield from _breakdowns(systems, pairs)
     yield from _worst(systems, rows, pairs)
+
+
+def side_by_side(systems: Sequence[System]) -> Iterator[Block]:
+    """Headlines of several systems and their differences, for reports of other kinds.
+
+    Raises:
+        DataError: the systems are not of the same file of rows.
+    """
+    rows, pairs = _rows(systems), _pairs(systems)
+    yield _headline_table(systems, pairs)
+    yield Plot(_headline_plot(systems, pairs))
+    if len(systems) > 1:
+        yield from _comparison(systems, rows)
 
 
 def _pairs(systems: Sequence[System]) -> list[tuple[Task, str]]:
@@ -244,7 +258,7 @@ def _headline_plot(systems: Sequence[System], pairs: Sequence[tuple[Task, str]])
     ]
     spans = [[s.interval(task, setting, "strict") for s in systems] for task, setting in pairs]
     return plots.bars(
-        [f"{task.short} {_short(setting)}" for task, setting in pairs],
+        [f"{task.short} {short_setting(setting)}" for task, setting in pairs],
         [system.name for system in systems],
         values,
         spans,
@@ -252,12 +266,13 @@ def _headline_plot(systems: Sequence[System], pairs: Sequence[tuple[Task, str]])
     )
 
 
-def _short(setting: str) -> str:
+def short_setting(setting: str) -> str:
+    """A setting's name without what all names share."""
     return setting.replace("_Instruction", "").replace("_", " ")
 
 
 def _comparison(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Block]:
-    yield Heading("Differences")
+    yield Heading("Differences", 3)
     yield Paragraph(
         "Of the strict headline on the rows that both answered, with the 95% interval and p "
         "of a paired bootstrap, and McNemar's exact p for closed answers. Intervals of few "
