@@ -22,7 +22,7 @@ import mlx.core as mx
 
 from converters import names, peft_config, peft_layers, phi_layout
 from converters.adapter import Adapter, LoraModule, alpha_of
-from converters.base import BaseModel, check_fit
+from converters.base import EMBEDDING, HEAD, BaseModel, check_fit
 from converters.errors import ConversionError
 from converters.folders import new_folder, read_json
 from converters.mlx_adapter import CONFIG, check_targets, read_mlx, write_mlx
@@ -95,7 +95,7 @@ def to_peft(
             config,
             moved.modules,
             embeddings=moved.embeddings,
-            copies=_copies(origin, base),
+            copies=_copies(origin, base, layout),
             recorded=recorded,
         )
     return target
@@ -135,7 +135,7 @@ def from_peft(
             "names of Phi's old layout; give the right base with --base."
         )
     peft_layers.check_targets(found.modules, found.settings, base, layout, source)
-    _check_copies(found, base, layout, source)
+    _check_copies(found, base, source)
     blocks = found.recorded.get("blocks") or {}
     modules = peft_layers.from_hugging_face(found.modules, base, layout, blocks, source)
     before = found.recorded.get("mlx") or {}
@@ -205,15 +205,20 @@ def _as_recorded(
         return dict(modules)
 
 
-def _check_copies(found: PeftAdapter, base: BaseModel, layout: Layout, source: object) -> None:
+def _in_base(tensor: str, base: BaseModel) -> str:
+    """mlx-lm's name of a tensor of Hugging Face's model."""
+    module, _, leaf = tensor.rpartition(".")
+    native = (phi_layout.native_names(module) or (module,))[0]
+    if native == HEAD and base.shares_embedding:
+        native = EMBEDDING
+    return f"{native}.{leaf}"
+
+
+def _check_copies(found: PeftAdapter, base: BaseModel, source: object) -> None:
     """Prove that PEFT's copies of frozen layers are the base's own weights."""
     changed = []
     for name, copy in found.copies.items():
-        module, _, leaf = name.rpartition(".")
-        native = phi_layout.native_names(module)[0] if layout == "legacy" else module
-        if native == "lm_head" and base.shares_embedding:
-            native = "model.embed_tokens"
-        if not base.holds(f"{native}.{leaf}", copy):
+        if not base.holds(_in_base(name, base), copy):
             changed.append(f"{name} {tuple(copy.shape)}")
     if changed:
         raise ConversionError(
@@ -222,17 +227,15 @@ def _check_copies(found: PeftAdapter, base: BaseModel, layout: Layout, source: o
         )
 
 
-def _copies(origin: Mapping[str, Any], base: BaseModel | None) -> dict[str, mx.array]:
+def _copies(
+    origin: Mapping[str, Any], base: BaseModel | None, layout: Layout
+) -> dict[str, mx.array]:
     """PEFT's copies of frozen layers, taken from the base again where that is exact."""
-    if base is None:
+    if base is None or origin.get("layout") != layout:
         return {}
     found = {}
     for name, dtype in (origin.get("copies") or {}).items():
-        module, _, leaf = name.rpartition(".")
-        native = (phi_layout.native_names(module) or (module,))[0]
-        if native == "lm_head" and base.shares_embedding:
-            native = "model.embed_tokens"
-        stored = base.read(f"{native}.{leaf}")
+        stored = base.read(_in_base(name, base))
         if stored is None:
             continue
         copy = stored.astype(getattr(mx, dtype))

@@ -78,14 +78,18 @@ def peft_adapter(model: Any, folder: Path, *, seed: int = 1, **config: Any) -> n
             return wrapped(torch.tensor(TOKENS)).logits.float().numpy()
 
 
-def peft_logits(base: Path, adapter: Path) -> np.ndarray:
-    """Logits of PyTorch with a PEFT adapter; a tensor that PEFT does not use is an error."""
+def peft_logits(base: Any, adapter: Path) -> np.ndarray:
+    """Logits of PyTorch with a PEFT adapter on ``base``, a folder or a model.
+
+    A tensor that PEFT does not use is an error.
+    """
     import torch
     from peft import PeftModel
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = PeftModel.from_pretrained(torch_model(base), adapter).eval()
+        model = torch_model(base) if isinstance(base, Path) else base
+        model = PeftModel.from_pretrained(model, adapter).eval()
     assert not [w for w in caught if "adapter keys" in str(w.message)]
     with torch.no_grad():
         return model(torch.tensor(TOKENS)).logits.numpy()
