@@ -6,7 +6,7 @@ there cannot be guessed wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from converters.adapter import LoraModule
 from converters.errors import ConversionError
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+PEFT_LEAVES = {"lora_a": "lora_A", "lora_b": "lora_B", "m": "lora_magnitude_vector"}
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,11 @@ class Layer:
     out: int
     width: int
 
-    def problems(self, name: str, module: LoraModule) -> list[str]:
-        """Shapes of ``module`` that this layer cannot take, with both shapes."""
+    def problems(self, name: str, module: LoraModule, *, peft: bool) -> list[str]:
+        """Shapes of ``module`` that this layer cannot take, with both shapes.
+
+        With ``peft`` they are told as PEFT stores them: transposed, under its names.
+        """
         rank = module.rank
         rows, columns = (
             (self.width, self.out) if self.kind == "linear" else (self.out, self.width)
@@ -42,10 +46,15 @@ class Layer:
         if module.m is not None:
             expected.append(("m", module.m, (self.out,)))
         return [
-            f"{name}.{leaf} has shape {tuple(array.shape)}, and the base needs {shape}"
+            f"{name}.{PEFT_LEAVES[leaf] if peft else leaf} has shape "
+            f"{_turned(array.shape, peft)}, and the base needs {_turned(shape, peft)}"
             for leaf, array, shape in expected
             if tuple(array.shape) != shape
         ]
+
+
+def _turned(shape: Sequence[int], peft: bool) -> tuple[int, ...]:
+    return tuple(reversed(shape)) if peft else tuple(shape)
 
 
 @dataclass(frozen=True)
@@ -78,14 +87,30 @@ class BaseModel:
     holds: Callable[[str, mx.array], bool]
 
 
-def check_fit(base: BaseModel, modules: Mapping[str, LoraModule], source: object) -> None:
+def check_fit(
+    base: BaseModel,
+    modules: Mapping[str, LoraModule],
+    source: object,
+    *,
+    peft: bool = False,
+) -> None:
     """Refuse modules that the base does not have, or has in another shape.
+
+    Args:
+        base: the base model.
+        modules: path in mlx-lm → update.
+        source: where they come from, for the message.
+        peft: whether that is a PEFT adapter, whose tensors are named and shaped otherwise.
 
     Raises:
         ConversionError: lists all of them.
     """
     check_known(base, modules, source)
-    problems = [p for name, m in modules.items() for p in base.modules[name].problems(name, m)]
+    problems = [
+        problem
+        for name, module in modules.items()
+        for problem in base.modules[name].problems(name, module, peft=peft)
+    ]
     if problems:
         raise ConversionError(
             f"{source} does not fit {base.name}: {'; '.join(problems)}; use the base that it "

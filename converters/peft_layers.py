@@ -95,8 +95,8 @@ def from_hugging_face(
     moved = _split(modules, base, blocks) if layout == "legacy" else dict(modules)
     if base.shares_embedding and base.tied_in_peft:
         moved = _tied(moved, base)
-    check_fit(base, moved, source)
-    _check_embeddings({n for n in moved if base.modules[n].kind == "embedding"}, moved)
+    _check_embeddings({name for name in moved if _is_embedding(name, base)}, moved)
+    check_fit(base, moved, source, peft=True)
     return moved
 
 
