@@ -43,6 +43,7 @@ def test_loads_nothing_heavy(code: str) -> None:
         ("watch",), ("eval",), ("score",), ("compare",), ("report",), ("serve",), ("study",),
         ("models", "list"), ("models", "pull"), ("models", "import"),
         ("models", "show"), ("data", "check"), ("data", "show"), ("data", "split"),
+        ("data", "pull"), ("data", "import"),
         ("catalog", "run"), ("adapters", "inspect"), ("adapters", "to-peft"),
         ("adapters", "from-peft"), ("adapters", "verify"),
     ],

@@ -1,4 +1,4 @@
-"""``ecellm data``: check, show."""
+"""``ecellm data``: pull, import, check, show, split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from ecellm_mlx.cli import options
 from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate
 
-app = typer.Typer(help="Rows: check, show.", no_args_is_help=True)
+app = typer.Typer(help="Rows: pull, import, check, show, split.", no_args_is_help=True)
 
 Rows = Annotated[Path, typer.Argument(help="A .jsonl or .json file of rows.")]
 
@@ -103,3 +103,118 @@ def split(
             ["left_out.jsonl, not used", str(done.left_out)],
         ],
     )
+
+
+@app.command()
+def pull(
+    repo: Annotated[
+        str, typer.Argument(help="A dataset of the hub in the format of ECInstruct.")
+    ] = "NingLab/ECInstruct",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="The published label.json: judgments that ranking rows lack."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would take.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Fetch ECInstruct and write it by setting; an interrupted pull resumes.
+
+    Example: ecellm data pull --labels label.json
+    """
+    from ecellm_mlx.cli.progress import byte_bar
+    from ecellm_mlx.data import ecinstruct
+    from ecellm_mlx.models import hub
+
+    plan = hub.plan(ecinstruct.name(repo, revision))
+    narrate(
+        f"{repo} at {plan.commit[:12]}: {len(plan.files)} files, {plan.bytes_total / 1e6:.1f} "
+        f"MB, of which {plan.bytes_present / 1e6:.1f} MB are here"
+    )
+    if dry_run:
+        return
+    with byte_bar("pull") as update:
+        done = ecinstruct.pull(
+            repo,
+            revision=revision,
+            labels=labels,
+            progress=lambda p: update(p.done_bytes, p.total_bytes),
+            say=narrate,
+        )
+    if not done.judged:
+        narrate(
+            "ranking rows have no judgments, so that NDCG cannot be computed: give the "
+            "published label.json with --labels"
+        )
+    if json:
+        emit_json({"path": str(done.path), "commit": done.commit, "rows": done.rows})
+        return
+    emit_table(
+        f"{repo} at {done.commit[:12]}",
+        ["setting", "train", "val", "test"],
+        [
+            [setting, *(str(counts.get(split, 0)) for split in ("train", "val", "test"))]
+            for setting, counts in done.rows.items()
+        ],
+    )
+    emit(str(done.path))
+
+
+@app.command("import")
+def import_table(
+    table: Annotated[Path, typer.Argument(help="CSV, TSV, JSON Lines, Parquet or XLSX.")],
+    task: Annotated[str, typer.Option("--task", "-t", help="What the rows teach.")],
+    mapping: Annotated[
+        list[str],
+        typer.Option("--map", help="field=column, output=column and others; repeatable."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write; in the workspace by default.")
+    ] = None,
+    instruction: Annotated[str | None, typer.Option(help="Your own instruction.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="An option of a choice; repeatable.")
+    ] = None,
+    val: Annotated[float, typer.Option(min=0, max=1, help="Share of validation rows.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of test rows.")] = 0.1,
+    setting: Annotated[str, typer.Option(help="Name of the rows' setting.")] = "own",
+    encoding: Annotated[str | None, typer.Option(help="Of a CSV or TSV file.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Of a CSV or TSV file.")] = None,
+    sheet: Annotated[str | None, typer.Option(help="Of a workbook.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out rows that cannot be used.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Turn an own table with answers into training, validation and test rows.
+
+    Example: ecellm data import reviews.csv --task SA --map review=text --map output=mood
+    """
+    from ecellm_mlx import workspace
+    from ecellm_mlx.data import importing
+
+    wanted = importing.Import(
+        task=task,
+        mapping=mapping,
+        instruction=instruction,
+        labels=label or (),
+        val=val,
+        test=test,
+        setting=setting,
+        encoding=encoding,
+        delimiter=delimiter,
+        sheet=sheet,
+    )
+    target = out or workspace.current().datasets / table.stem
+    done = importing.run(table, wanted, target, skip=skip_bad)
+    for finding in done.left_out[:20]:
+        narrate(f"left out: {finding.error(table)}")
+    if len(done.left_out) > 20:
+        narrate(f"and {len(done.left_out) - 20} more were left out")
+    if json:
+        emit_json({"path": str(done.folder), "rows": done.rows, "left_out": len(done.left_out)})
+        return
+    narrate(", ".join(f"{count} {name} rows" for name, count in done.rows.items()))
+    emit(str(done.folder))

@@ -1,4 +1,4 @@
-"""Pull a model from the hub: sized first, pinned to a commit, resumed, verified.
+"""Pull a model or a dataset from the hub: sized first, pinned to a commit, resumed, verified.
 
 A pull works in ``models/NAME.partial`` and renames it once every file is there
 and proven, so a folder under its final name is whole:
@@ -25,7 +25,7 @@ from ecellm_mlx import workspace as workspaces
 from ecellm_mlx.errors import HubError, StorageError
 from ecellm_mlx.files import ensure_folder, storage_errors, sync_folder
 from ecellm_mlx.models.hub_client import HubClient
-from ecellm_mlx.models.registry import GB, ModelCard, parse_name
+from ecellm_mlx.models.registry import GB, ModelCard, ModelName, parse_name
 from ecellm_mlx.models.source import SOURCE, RemoteFile, Source, read_source, write_source
 from ecellm_mlx.workspace import Workspace
 
@@ -103,7 +103,7 @@ Report = Callable[[PullProgress], None]
 
 
 def plan(
-    name_or_repo: str,
+    name_or_repo: str | ModelName,
     *,
     revision: str | None = None,
     workspace: Workspace | None = None,
@@ -112,7 +112,8 @@ def plan(
     """Ask the hub what ``name_or_repo`` consists of; nothing is downloaded or written.
 
     Args:
-        name_or_repo: a registry name or ``owner/name``, each with or without ``@REVISION``.
+        name_or_repo: a registry name or ``owner/name``, each with or without ``@REVISION``;
+            or a name that was taken apart, of a dataset for example.
         revision: a branch, tag or commit; the registry's, or main, if not given.
         endpoint: the hub's address; ``HF_ENDPOINT`` or the public hub if not given.
 
@@ -120,8 +121,9 @@ def plan(
         ModelError, UsageError: the name cannot be understood.
         HubError: the hub cannot be reached, or refuses, or has nothing that fits.
     """
-    name = parse_name(name_or_repo, revision)
-    folder = (workspace or workspaces.current()).models / name.folder
+    name = _parsed(name_or_repo, revision)
+    home = workspace or workspaces.current()
+    folder = (home.datasets if name.kind == "dataset" else home.models) / name.folder
     installed = read_source(folder)
     if folder.exists() and installed is None:
         raise HubError(
@@ -148,7 +150,7 @@ def plan(
 
 
 def pull(
-    name_or_repo: str,
+    name_or_repo: str | ModelName,
     *,
     revision: str | None = None,
     workspace: Workspace | None = None,
@@ -184,7 +186,7 @@ def pull(
         with storage_errors(partial):
             _finish_swap(todo.folder)
             _settle(todo, partial)
-        client = HubClient(parse_name(name_or_repo, revision), endpoint)
+        client = HubClient(_parsed(name_or_repo, revision), endpoint)
         download = _Download(client, todo, partial, report)
         # Small files first: a gated repository then refuses before any weights.
         for file in sorted(todo.files, key=lambda f: (f.size, f.path)):
@@ -237,6 +239,10 @@ class _Download:
     def _say(self, stage: str, done: int, file: RemoteFile) -> None:
         self._reported = done
         self.report(PullProgress(stage, done, self.todo.bytes_total, file.path))
+
+
+def _parsed(name: str | ModelName, revision: str | None) -> ModelName:
+    return name if isinstance(name, ModelName) else parse_name(name, revision)
 
 
 def _beside(folder: Path, suffix: str) -> Path:

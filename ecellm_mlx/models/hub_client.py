@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 WANTED = re.compile(
     r"model[\w.-]*\.safetensors|tokenizer[\w.-]*|\w[\w.-]*\.(json|model|txt|jinja)", re.ASCII
 )
+# Rows of a dataset, and the judgments that ranking rows lack.
+ROWS = re.compile(r"(train|val|validation|test|label)\.jsonl?")
 UNWANTED = re.compile(r".*\.(bin|pt|pth|gguf|onnx|h5|msgpack|py)(\.index\.json)?")
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 RETRIES = 5
@@ -66,7 +68,9 @@ class HubClient:
         repo = self.name.repo
         with self._errors():
             try:
-                info = HfApi(endpoint=self.endpoint, library_name="ecellm-mlx").model_info(
+                api = HfApi(endpoint=self.endpoint, library_name="ecellm-mlx")
+                ask = api.dataset_info if self.name.kind == "dataset" else api.model_info
+                info = ask(
                     repo,
                     revision=self.name.revision,
                     files_metadata=True,
@@ -75,13 +79,21 @@ class HubClient:
             except (ValueError, KeyError, TypeError) as error:
                 # The login page of a network, or a server that is no hub.
                 raise HubError(
-                    f"{self.endpoint} answered with something that is no model",
+                    f"{self.endpoint} answered with something that is no {self.name.kind}",
                     got=_first_line(error),
                     cure="check HF_ENDPOINT and whether the network asks for a login",
                 ) from error
         names = [s.rfilename for s in info.siblings or []]
-        wanted = [s for s in info.siblings or [] if is_wanted(s.rfilename)]
-        if not any(s.rfilename.endswith(".safetensors") for s in wanted):
+        kind = self.name.kind
+        wanted = [s for s in info.siblings or [] if is_wanted(s.rfilename, kind)]
+        if kind == "dataset" and not wanted:
+            raise HubError(
+                f"{repo} has no rows that can be used",
+                expected="train.json, validation.json or test.json",
+                got=", ".join(names[:8]),
+                cure="choose a repository that has them",
+            )
+        if kind == "model" and not any(s.rfilename.endswith(".safetensors") for s in wanted):
             raise HubError(
                 f"{repo} has no weights that can be used",
                 expected="model.safetensors or its shards",
@@ -135,7 +147,13 @@ class HubClient:
         from huggingface_hub.errors import HfHubHTTPError
 
         have = part.stat().st_size
-        url = hf_hub_url(source.repo, file.path, revision=source.commit, endpoint=self.endpoint)
+        url = hf_hub_url(
+            source.repo,
+            file.path,
+            repo_type=self.name.kind,
+            revision=source.commit,
+            endpoint=self.endpoint,
+        )
         headers = _headers()
         if have:
             headers["Range"] = f"bytes={have}-"
@@ -174,7 +192,9 @@ class HubClient:
         """Say in one sentence what the hub, or the way to it, refuses."""
         from huggingface_hub import errors
 
-        repo, page = self.name.repo, f"{self.endpoint}/{self.name.repo}"
+        repo = self.name.repo
+        place = f"datasets/{repo}" if self.name.kind == "dataset" else repo
+        page = f"{self.endpoint}/{place}"
         try:
             yield
         except errors.OfflineModeIsEnabled:
@@ -215,8 +235,10 @@ class HubClient:
             ) from error
 
 
-def is_wanted(path: str) -> bool:
+def is_wanted(path: str, kind: str = "model") -> bool:
     """Whether a pull fetches the file ``path`` of a repository."""
+    if kind == "dataset":
+        return bool(ROWS.fullmatch(path))
     return bool(WANTED.fullmatch(path)) and not UNWANTED.fullmatch(path)
 
 

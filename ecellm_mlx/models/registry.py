@@ -179,12 +179,17 @@ REGISTRY: dict[str, ModelCard] = {card.name: card for card in _CARDS}
 
 @dataclass(frozen=True)
 class ModelName:
-    """A name taken apart: ``folder`` is its place under the workspace's models."""
+    """A name taken apart: ``folder`` is its place under the workspace's models.
+
+    ``kind`` is what the hub calls the repository: a model, or a dataset, which then goes
+    under the workspace's datasets.
+    """
 
     folder: str
     repo: str
     revision: str
     card: ModelCard | None
+    kind: str = "model"
 
 
 @dataclass(frozen=True)

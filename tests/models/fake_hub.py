@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-LFS = re.compile(r".*\.(safetensors|bin|gguf|onnx|model)")
+LFS = re.compile(r".*\.(safetensors|bin|gguf|onnx|model)|train\.json")
 
 
 @dataclass
@@ -151,9 +151,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(self.record)
         if self.hub.login_page:
             self._body(b"<html>log in</html>", "text/html")
-        elif match := re.fullmatch(r"/api/models/(.+?/.+?)(?:/(revision|tree)/(.+))?", path):
-            self._api(match[1], match[2], match[3] or "main")
-        elif match := re.fullmatch(r"/cdn/(\w+)/(.+?/.+?)/(\w+)/(.+)", path):
+        elif match := re.fullmatch(
+            r"/api/(models|datasets)/(.+?/.+?)(?:/(revision|tree)/(.+))?", path
+        ):
+            # A dataset goes by its address, so that it may have a model's name.
+            kind = "datasets/" if match[1] == "datasets" else ""
+            self._api(kind + match[2], match[3], match[4] or "main")
+        elif match := re.fullmatch(r"/cdn/(\w+)/(.+?)/([0-9a-f]{40})/(.+)", path):
             self._file(match[2], match[3], match[4], match[1])
         elif match := re.fullmatch(r"/(.+?/.+?)/resolve/(.+?)/(.+)", path):
             self._resolve(match[1], match[2], match[3])
