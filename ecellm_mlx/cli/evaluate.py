@@ -69,6 +69,10 @@ def evaluate(
     baseline: Annotated[
         str | None, typer.Option(help="An earlier evaluation to compare with in the report.")
     ] = None,
+    threshold_from: Annotated[
+        str | None,
+        typer.Option(help="An evaluation of validation rows to choose yes/no thresholds on."),
+    ] = None,
     bertscore: BertScore = None,
     bertscore_layer: BertScoreLayer = None,
     out: options.RunFolder = None,
@@ -98,6 +102,7 @@ def evaluate(
         concurrency=concurrency,
         timeout_s=timeout,
         baseline=baseline,
+        threshold_from=threshold_from,
         bertscore=bertscore,
         bertscore_layer=bertscore_layer,
         out=out,

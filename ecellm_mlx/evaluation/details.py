@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.tasks import TASKS, Kind, Task
+from ecellm_mlx.evaluation.calibration import Threshold, calibration
 from ecellm_mlx.evaluation.metrics import (
     TextScorer,
     extraction_counts,
@@ -16,6 +18,7 @@ from ecellm_mlx.evaluation.metrics import (
     ranking_scores,
 )
 from ecellm_mlx.evaluation.resampling import correct, intervals
+from ecellm_mlx.evaluation.thresholds import apply
 
 INVALID = "invalid"
 WORST = 5
@@ -26,14 +29,25 @@ def details(
     predictions_by_id: Mapping[str, str],
     *,
     probabilities: Mapping[str, float] | None = None,
+    thresholds: Mapping[str, Threshold] | None = None,
     text_scorer: TextScorer | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """All that is known beside the scores, by task and setting.
 
+    Args:
+        rows: the labelled rows.
+        predictions_by_id: answers by row id.
+        probabilities: of the answers that have one.
+        thresholds: of yes/no tasks, chosen on other rows.
+        text_scorer: BERTScore, for the text task.
+
     Returns:
         For each (task, setting) with answers: ``intervals``; ``confusion`` for yes/no and
-        classes; ``attributes`` for extraction; ``worst``, the ids of the worst answers.
+        classes; ``attributes`` for extraction; ``calibration`` where every closed answer
+        has a probability; ``threshold`` where there is one; ``worst``, the ids of the
+        worst answers.
     """
+    known = probabilities or {}
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if row.id in predictions_by_id:
@@ -48,9 +62,13 @@ def details(
             found["confusion"] = matrix
         if task.kind is Kind.EXTRACTION:
             found["attributes"] = attributes(answers, members)
-        found["worst"] = worst(
-            task, answers, members, probabilities or {}, text_scorer=text_scorer
-        )
+        if task.closed and all(row.id in known for row in members):
+            sure = [known[row.id] for row in members]
+            right = [bool(one) for one in correct(task, answers, members)]
+            found["calibration"] = asdict(calibration(sure, right))
+            if thresholds and name in thresholds:
+                found["threshold"] = apply(thresholds[name], members, predictions_by_id, known)
+        found["worst"] = worst(task, answers, members, known, text_scorer=text_scorer)
         result.setdefault(name, {})[setting] = found
     return result
 

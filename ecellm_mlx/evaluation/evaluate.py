@@ -26,7 +26,7 @@ from ecellm_mlx.data.tasks import find as find_task
 from ecellm_mlx.errors import DataError, JobError, UsageError
 from ecellm_mlx.evaluation import endpoint as endpoints
 from ecellm_mlx.evaluation import journal as journals
-from ecellm_mlx.evaluation import local
+from ecellm_mlx.evaluation import local, thresholds
 from ecellm_mlx.evaluation.endpoint import Api, Endpoint
 from ecellm_mlx.evaluation.journal import Journal, Record
 from ecellm_mlx.files import write_atomic, write_json
@@ -59,6 +59,7 @@ def launch(
     concurrency: int = CONCURRENCY,
     timeout_s: float = 120.0,
     baseline: str | None = None,
+    threshold_from: str | None = None,
     bertscore: Path | None = None,
     bertscore_layer: int | None = None,
     out: Path | None = None,
@@ -76,6 +77,8 @@ def launch(
         endpoint: base address of a server to ask instead.
         api, frame, concurrency, timeout_s: how to ask it.
         baseline: an earlier evaluation to show beside this one in the report.
+        threshold_from: a finished evaluation of validation rows, to choose yes/no
+            thresholds on.
         bertscore, bertscore_layer: model folder for scores of generated text.
         out: run directory; a new one in the workspace when not given.
 
@@ -86,6 +89,8 @@ def launch(
     decodings = decodings or (("paper",) if endpoint else ("valid",))
     if unknown := [d for d in decodings if d not in DECODINGS]:
         raise UsageError(f"--decoding {unknown[0]} is unknown", expected=" or ".join(DECODINGS))
+    if threshold_from:
+        thresholds.choose(jobs.find(threshold_from).path)
     names = [find_task(task).name for task in tasks]
     select(data, names, settings, limit)
     config: dict[str, Any] = {
@@ -101,6 +106,7 @@ def launch(
         "seed": seed,
         "endpoint": None,
         "baseline": str(jobs.find(baseline).path) if baseline else None,
+        "threshold_from": str(jobs.find(threshold_from).path) if threshold_from else None,
         "bertscore": str(bertscore.absolute()) if bertscore else None,
         "bertscore_layer": bertscore_layer,
     }
@@ -267,6 +273,8 @@ class _Run:
         from ecellm_mlx.evaluation.details import details
         from ecellm_mlx.evaluation.metrics import score_by_task
 
+        source = self.config["threshold_from"]
+        chosen = thresholds.choose(Path(source)) if source else {}
         scores, more = {}, {}
         for decoding, records in self.journal.records.items():
             answers = {i: r["prediction"] for i, r in records.items()}
@@ -275,7 +283,11 @@ class _Run:
             }
             scores[decoding] = score_by_task(self.rows, answers, text_scorer=scorer)
             more[decoding] = details(
-                self.rows, answers, probabilities=probabilities, text_scorer=scorer
+                self.rows,
+                answers,
+                probabilities=probabilities,
+                thresholds=chosen,
+                text_scorer=scorer,
             )
         return {
             "model": self.config["model_name"],

@@ -355,12 +355,41 @@ def _breakdowns(
                         frozenset(range(1, len(matrix["answers"]) + 1)),
                     )
                 )
+            if calibrated := found.get("calibration"):
+                blocks += _calibration(task, setting, title, calibrated, found)
             if attributes := found.get("attributes"):
                 blocks.append(Heading(title, 3))
                 blocks.append(_attribute_table(attributes))
     if blocks:
         yield Heading("Breakdowns")
         yield from blocks
+
+
+def _calibration(
+    task: Task, setting: str, title: str, found: dict[str, Any], details: dict[str, Any]
+) -> Iterator[Block]:
+    """How sure answers were and how often right; the threshold chosen on other rows."""
+    if "confusion" not in details:
+        yield Heading(title, 3)
+    yield Paragraph(
+        f"Expected calibration error {found['ece']:.3f}, largest of a bin {found['mce']:.3f}."
+    )
+    yield Plot(
+        plots.bars(
+            [f"{b['low']:.1f} to {b['high']:.1f} ({b['count']})" for b in found["bins"]],
+            ["mean probability", "share right"],
+            [[b["confidence"], b["accuracy"]] for b in found["bins"]],
+            [[None, None]] * len(found["bins"]),
+            title=f"Calibration of {task.short} {short_setting(setting)}",
+        )
+    )
+    if threshold := details.get("threshold"):
+        chosen = threshold["chosen"]
+        yield Paragraph(
+            f"With yes from a probability of {chosen['value']:.3f} on, as chosen on "
+            f"{chosen['n']} other rows, strict F1 is {threshold['f1']:.3f} instead of "
+            f"{threshold['f1_given']:.3f}."
+        )
 
 
 def _attribute_table(attributes: dict[str, Any]) -> Table:

@@ -17,7 +17,8 @@ import pytest
 from ecellm_mlx import events, jobs, sample
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import JobError, UsageError
-from ecellm_mlx.evaluation import evaluate, local
+from ecellm_mlx.evaluation import evaluate, local, thresholds
+from ecellm_mlx.evaluation.calibration import Threshold
 from ecellm_mlx.evaluation.journal import Journal
 
 QUICK = ("PM", "SA", "PRP", "QPR")  # answered in one pass or two
@@ -175,7 +176,7 @@ def test_killed_at_any_instant_it_ends_as_if_it_had_not_been(quick: Any) -> None
     assert started[-1].resumed_from, "the last process went on from the journal"
 
 
-def test_stopped_and_resumed(quick: Any) -> None:
+def test_stopped_and_resumed(quick: Any, ecellm: Any) -> None:
     expected = quick("whole")
     run_here(expected)
     run = quick("stopped")
@@ -187,7 +188,11 @@ def test_stopped_and_resumed(quick: Any) -> None:
     assert outcome == "stopped"
     partial = (run.path / "predictions.jsonl").read_text().splitlines()
     assert 0 < len(partial) == results["answers"] < 80
-    assert process(run).wait() == 0
+    context = jobs.JobContext(run)
+    context.set_state(jobs.State.STOPPED)
+    context.close()
+    done = ecellm("resume", run.path)
+    assert done.returncode == 0, done.stderr
     name = "predictions.jsonl"
     assert (run.path / name).read_bytes() == (expected.path / name).read_bytes()
 
@@ -241,3 +246,46 @@ def test_contradictions_are_usage_errors(tiny: Path, dataset: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             evaluate.launch(str(tiny), data, **options)
+
+
+def test_calibration_and_a_threshold_from_other_rows(tiny: Path, tmp_path: Path) -> None:
+    found = {}
+    for split in ("val", "test"):
+        options = {"threshold_from": str(found["val"].path)} if found else {}
+        found[split] = evaluate.launch(
+            str(tiny), sample.folder() / f"{split}.jsonl", tasks=["PM", "SA"],
+            settings=["IND_Diverse_Instruction"], limit=20, out=tmp_path / split, **options,
+        )  # fmt: skip
+        run_here(found[split])
+    metrics = json.loads((found["test"].path / "metrics.json").read_text())
+    details = metrics["details"]["valid"]
+    matching = details["Product_Matching"]["IND_Diverse_Instruction"]
+    assert 0 <= matching["calibration"]["ece"] <= 1
+    assert sum(b["count"] for b in matching["calibration"]["bins"]) == 10
+    threshold = matching["threshold"]
+    assert threshold["chosen"]["n"] == 10, "chosen on the validation rows"
+    assert threshold["chosen"]["f1"] >= threshold["chosen"]["f1_even"]
+    scores = metrics["decodings"]["valid"]["Product_Matching"]["IND_Diverse_Instruction"]
+    assert threshold["f1_given"] == scores["strict"]["f1"]
+    sentiment = details["Sentiment_Analysis"]["IND_Diverse_Instruction"]
+    assert "calibration" in sentiment
+    assert "threshold" not in sentiment
+    text = (found["test"].path / "report.md").read_text()
+    assert "Expected calibration error" in text
+    assert "as chosen on 10 other rows" in text
+
+
+def test_a_threshold_is_what_its_formula_says() -> None:
+    name = "Product_Matching"
+    members = [
+        rows.Row(str(n), "i", "x", None, label, name, "s", "test")
+        for n, label in enumerate(("yes", "yes", "no"))
+    ]
+    answers = {"0": "yes", "1": "no", "2": "no"}
+    sure = {"0": 0.9, "1": 0.6, "2": 0.8}
+    assert thresholds.probability_of_yes(members, answers, sure) == pytest.approx(
+        [0.9, 0.4, 0.2]
+    )
+    found = thresholds.apply(Threshold(0.3, 1.0, 0.5, 9), members, answers, sure)
+    assert found["f1"] == 1
+    assert found["f1_given"] == pytest.approx(2 / 3)
