@@ -118,6 +118,7 @@ def evaluate(
         return
     for name, scores in results.get("decodings", {}).items():
         _show_scores(f"{name} decoding", scores)
+        _narrate_gaps(scores)
     if results.get("subset"):
         narrate("these are figures of a subset and not comparable with the paper's")
     if results.get("outcome") == "finished":
@@ -180,10 +181,7 @@ def score(
         emit_json(scores)
         return
     _show_scores("", scores)
-    for task, by_setting in scores.items():
-        for setting, result in by_setting.items():
-            if "not_computed" in result:
-                narrate(f"{task} {setting}: {result['not_computed']}")
+    _narrate_gaps(scores)
 
 
 def compare(
@@ -253,6 +251,13 @@ def _show_comparison(found: dict[str, dict[str, dict[str, Any]]]) -> None:
                 )
     columns = ["task", "setting", "n", "metric", "A", "B", "B − A", "95%", "p", "McNemar p"]
     emit_table("", columns, table)
+
+
+def _narrate_gaps(scores: dict[str, dict[str, Any]]) -> None:
+    for task, by_setting in scores.items():
+        for setting, result in by_setting.items():
+            if "not_computed" in result:
+                narrate(f"{task} {setting}: {result['not_computed']}")
 
 
 def _show_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:

@@ -195,7 +195,9 @@ class _Run:
         base = loading.load(config["model"], warn=self.warn)
         if config["adapter"]:
             lora.load(base.model, Path(config["adapter"]), base=base.fingerprint)
-        answerer = Answerer(base, batch_size=config["batch_size"], seed=config["seed"])
+        answerer = Answerer(
+            base, batch_size=config["batch_size"], seed=config["seed"], warn=self.warn
+        )
         self._announce(str(RUNTIME.device))
         decodings = [Decoding(name) for name in self.decodings]
         yield from local.answer(answerer, self.rows, decodings, self.journal, self.proceed)

@@ -167,6 +167,7 @@ def _blocks(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Block]:
     yield Heading("Headline metrics")
     yield Paragraph(EXPLANATION)
     yield _headline_table(systems, pairs)
+    yield from _not_computed(systems, pairs)
     yield Plot(_headline_plot(systems, pairs))
     if len(systems) > 1:
         yield from _comparison(systems, rows)
@@ -249,6 +250,21 @@ def _headline_table(systems: Sequence[System], pairs: Sequence[tuple[Task, str]]
             line.append(str(scores["invalid"]))
         lines.append(line)
     return Table(header, lines, frozenset({2, *range(4, len(header))}))
+
+
+def _not_computed(
+    systems: Sequence[System], pairs: Sequence[tuple[Task, str]]
+) -> Iterator[Block]:
+    """Why figures are missing, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for task, setting in pairs:
+        for system in systems:
+            if reason := system.scores(task.name, setting).get("not_computed"):
+                places = reasons.setdefault(reason, [])
+                if (place := f"{task.title}, {setting}") not in places:
+                    places.append(place)
+    for reason, places in reasons.items():
+        yield Paragraph(f"Not computed ({'; '.join(places)}): {reason}.")
 
 
 def _headline_plot(systems: Sequence[System], pairs: Sequence[tuple[Task, str]]) -> str:

@@ -122,6 +122,7 @@ def test_base_and_adapter_side_by_side(data: Path, tmp_path: Path) -> None:
         line for line in text.splitlines() if "→" in line and "Product matching" in line
     )
     assert "0.000 → 1.000" in difference
+    assert "none of" in text, "why the official F1 of sentiment is missing"
     # A report of the base alone has nothing to compare, and shows its worst rows.
     html, markdown = report.write(tmp_path / "alone", [base])
     alone = markdown.read_text(encoding="utf-8")
