@@ -86,7 +86,7 @@ def create(
     if (path / "job.json").exists():
         raise JobError(
             f"{path} already holds a run",
-            cure="give another folder with --out, or remove it",
+            cure=f"go on with it by `ecellm resume {path}`, or give another --out",
         )
     job = Job(kind, config, time.time(), versions(), fingerprints or {})
     write_json(path / "job.json", asdict(job))

@@ -71,7 +71,7 @@ def resume(
             f"{found.path} is still {state}", cure=f"watch it with `ecellm watch {run}`"
         )
     if state is jobs.State.FINISHED:
-        raise JobError(f"{found.path} is finished", cure="start a new run with `ecellm train`")
+        raise JobError(f"{found.path} is finished", cure="start a new run")
     start_and_follow(found, detach, json)
 
 

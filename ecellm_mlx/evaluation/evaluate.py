@@ -278,7 +278,9 @@ class _Run:
         source = self.config["threshold_from"]
         chosen = thresholds.choose(Path(source)) if source else {}
         scores, more = {}, {}
-        for decoding, records in self.journal.records.items():
+        # In the order of the files: readers know the first decoding by it.
+        for decoding in self.decodings:
+            records = self.journal.records[decoding]
             answers = {i: r["prediction"] for i, r in records.items()}
             probabilities = {
                 i: r["probability"] for i, r in records.items() if "probability" in r

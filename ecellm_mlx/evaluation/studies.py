@@ -26,7 +26,7 @@ from typing import Any
 from ecellm_mlx import jobs
 from ecellm_mlx.data.tasks import TASKS
 from ecellm_mlx.errors import JobError, UsageError
-from ecellm_mlx.evaluation import evaluate, plots, report, study_arms
+from ecellm_mlx.evaluation import evaluate, plots, report, study_arms, systems
 from ecellm_mlx.evaluation.documents import (
     Block,
     Heading,
@@ -189,7 +189,7 @@ def _run_arm(study: Study, section: Path, arm: Arm, follow: Follow) -> dict[str,
         ),
         follow,
     )
-    system = report.load(evaluation.path)[0]
+    system = systems.load(evaluation.path)[0]
     return {
         "name": arm.name,
         "rows": len(arm.train),
@@ -238,8 +238,8 @@ def _blocks(
             note=True,
         )
     for section, found in zip(sections, results["sections"], strict=True):
-        systems = [
-            replace(report.load(Path(arm["eval"]))[0], name=arm["name"])
+        answered = [
+            replace(systems.load(Path(arm["eval"]))[0], name=arm["name"])
             for arm in found["arms"]
         ]
         yield Heading(section.title)
@@ -250,7 +250,7 @@ def _blocks(
         )
         if study.kind == "scaling":
             yield Plot(_curve(found["arms"]))
-        yield from report.side_by_side(systems)
+        yield from report.side_by_side(answered)
 
 
 def _curve(arms: Sequence[dict[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.tasks import TASKS, Kind
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.evaluation import report
+from ecellm_mlx.evaluation import systems
 from ecellm_mlx.evaluation.calibration import Threshold, choose_threshold
 from ecellm_mlx.evaluation.metrics import score
 
@@ -28,7 +28,7 @@ def choose(run: Path) -> dict[str, Threshold]:
     Raises:
         DataError: the run is not finished, or has no yes/no task with probabilities.
     """
-    system = report.load(run)[0]
+    system = systems.load(run)[0]
     found: dict[str, list[Row]] = {}
     for row in rows_module.load(Path(system.metrics["data"])):
         if row.id in system.probabilities and TASKS[row.task].kind is Kind.YES_NO:

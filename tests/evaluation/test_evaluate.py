@@ -17,7 +17,7 @@ import pytest
 from ecellm_mlx import events, jobs, sample
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import JobError, UsageError
-from ecellm_mlx.evaluation import evaluate, local, thresholds
+from ecellm_mlx.evaluation import evaluate, local, systems, thresholds
 from ecellm_mlx.evaluation.calibration import Threshold
 from ecellm_mlx.evaluation.journal import Journal
 
@@ -36,12 +36,12 @@ def run_here(run: jobs.RunDirectory) -> dict[str, Any]:
 def test_both_decodings(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     data = dataset / "test.jsonl"
     run = evaluate.launch(
-        str(tiny), data, decodings=("valid", "paper"), batch_size=4, out=tmp_path / "run"
+        str(tiny), data, decodings=("paper", "valid"), batch_size=4, out=tmp_path / "run"
     )
     results = run_here(run)
     assert results["outcome"] == "finished"
     expected = [row.id for row in rows.load(data)]
-    for name in ("predictions.jsonl", "predictions.paper.jsonl"):
+    for name in ("predictions.jsonl", "predictions.valid.jsonl"):
         lines = [json.loads(line) for line in (run.path / name).read_text().splitlines()]
         assert [line["id"] for line in lines] == expected
         assert all(
@@ -55,6 +55,7 @@ def test_both_decodings(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     assert all(r["invalid"] > 0 for by_setting in paper.values() for r in by_setting.values())
     metrics = json.loads((run.path / "metrics.json").read_text())
     assert metrics["n"] == len(expected)
+    assert [s.decoding for s in systems.load(run.path)] == ["paper", "valid"]
     assert metrics["subset"] is results["subset"] is False
     for task, by_setting in valid.items():
         for setting in by_setting:

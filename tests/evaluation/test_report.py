@@ -26,6 +26,7 @@ from ecellm_mlx.evaluation.documents import (
     to_markdown,
 )
 from ecellm_mlx.evaluation.metrics import score_by_task
+from ecellm_mlx.evaluation.systems import System
 
 EVIL = "<script>alert(1)</script> `|` ``` [x](http://evil) \x1b[31m \ud800 & \"'"
 
@@ -218,7 +219,7 @@ def test_the_command(ecellm: Any, refused: Any, data: Path, tmp_path: Path) -> N
 
 def test_a_row_is_shown_with_all_that_it_has(tmp_path: Path) -> None:
     row = Row("1", "i", "long " * 1000, '["A: x"]', "A", "Sequential_Recommendation", "s", "t")
-    system = report.System("m", tmp_path, {}, "valid", {"1": "B"}, {"1": 0.25})
+    system = System("m", tmp_path, {}, "valid", {"1": "B"}, {"1": 0.25})
     blocks = list(report._answer(row, system))
     texts = [b.text for b in blocks if isinstance(b, Verbatim)]
     assert texts[1:] == ['["A: x"]', "A", "B"]
