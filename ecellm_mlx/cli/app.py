@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from ecellm_mlx.cli import adapters, catalog, data, evaluate, export, models, runs, serve, study
+from ecellm_mlx.cli import (
+    adapters,
+    catalog,
+    data,
+    evaluate,
+    export,
+    models,
+    push,
+    runs,
+    serve,
+    study,
+)
 from ecellm_mlx.cli.output import emit, emit_json, emit_table
 
 app = typer.Typer(
@@ -27,6 +38,7 @@ runs.register(app)
 evaluate.register(app)
 serve.register(app)
 study.register(app)
+push.register(app)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

@@ -183,7 +183,7 @@ class HubClient:
             if error.response.status_code not in TRANSIENT:
                 raise
             return f"HTTP status {error.response.status_code}"
-        except _http_error() as error:
+        except http_error() as error:
             return _first_line(error)
         return ""
 
@@ -227,7 +227,7 @@ class HubClient:
                 if status in (401, 403)
                 else "try again later",
             ) from error
-        except _http_error() as error:
+        except http_error() as error:
             raise HubError(
                 f"{self.endpoint} cannot be reached",
                 got=_first_line(error),
@@ -264,7 +264,7 @@ def _headers() -> dict[str, str]:
     return headers
 
 
-def _http_error() -> type[Exception]:
+def http_error() -> type[Exception]:
     """What the hub's HTTP library raises: httpx's up to huggingface-hub 1, httpx2's since."""
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from . import fake_uploads
+
 LFS = re.compile(r".*\.(safetensors|bin|gguf|onnx|model)|train\.json")
 
 
@@ -41,6 +43,7 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     gated: str = ""
+    private: bool = False
 
 
 class FakeHub:
@@ -60,6 +63,7 @@ class FakeHub:
         self.failures: dict[str, list[int]] = {}
         self.corrupt: set[str] = set()
         self.stall: set[str] = set()
+        self.uploads = fake_uploads.UploadState()
         self.ignore_range = False
         self.login_page = False
         self.closed = threading.Event()
@@ -135,6 +139,22 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._serve()
 
+    def do_POST(self) -> None:
+        self._take()
+
+    def do_PUT(self) -> None:
+        self._take()
+
+    def _take(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        authorization = self.headers.get("Authorization")
+        self.record = Request(self.role, self.command, path, "", None, authorization)
+        self.hub.requests.append(self.record)
+        if self.command == "PUT":
+            fake_uploads.put_object(self, path.rsplit("/", 1)[-1])
+        else:
+            fake_uploads.post(self, path)
+
     def log_message(self, *_: Any) -> None:
         """Requests are recorded, not printed."""
 
@@ -172,7 +192,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._json([_tree_entry(path, data) for path, data in files.items()])
         else:
             siblings = [_sibling(path, data) for path, data in files.items()]
-            self._json({"_id": "0", "id": repo, "sha": commit, "siblings": siblings})
+            private = self.hub.repos[repo].private
+            self._json(
+                {
+                    "_id": "0",
+                    "id": repo,
+                    "sha": commit,
+                    "siblings": siblings,
+                    "private": private,
+                }
+            )
 
     def _resolve(self, repo: str, revision: str, path: str) -> None:
         self.record.file = path
