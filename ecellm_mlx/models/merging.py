@@ -30,6 +30,7 @@ from converters.shards import FLOATS, MAX_SHARD_BYTES, Part, Progress, write_mod
 
 DEFAULT_GROUP_SIZE = 64
 SMALL_GROUP_SIZE = 32
+GROUP_SIZES = (32, 64, 128)
 BITS = (4, 8)
 # One step of precision up, for the layers that carry the fine-tune; 0 is unquantized.
 FINER = {4: 8, 8: 0}
@@ -137,6 +138,8 @@ def quantize(
         UsageError: bits that MLX does not know.
         ModelError, ConversionError: damaged files, a full disk.
     """
+    if group_size not in (None, *GROUP_SIZES):
+        raise UsageError(f"cannot group {group_size} weights", expected="32, 64 or 128")
     source = Source(model, None)
     return _write_mlx(
         source, out, bits, False, None, measure, (), group_size, MAX_SHARD_BYTES, progress
