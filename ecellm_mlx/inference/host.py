@@ -36,7 +36,7 @@ class HostKernels:
     """The functions of one model that the host computes instead; see ``active``."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._swaps: list[tuple[ModuleType, str, Any]] = []
+        self._swaps: list[tuple[ModuleType | type, str, Any]] = []
         if not runtime.prepare().on_cpu:
             return
         names = {type(module).__module__ for module in model.modules()}

@@ -20,6 +20,7 @@ from ecellm_mlx.backend import mx, nn, optim, scalar, tree_flatten, tree_map
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.training import loss, ranks, schedule
 from ecellm_mlx.training.dropout import AdapterDropout
+from ecellm_mlx.training.host import HostGradients
 from ecellm_mlx.training.recipe import Recipe
 
 
@@ -71,6 +72,7 @@ class OptimizerStep:
         )
         self.optimizer.init(model.trainable_parameters())
         self._dropout = AdapterDropout(model, recipe.dropout)
+        self._host = HostGradients(model)
         self._loss_and_grad = nn.value_and_grad(model, loss.negative_log_likelihood)
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
@@ -114,7 +116,8 @@ class OptimizerStep:
     def _micro_batch(self, step: int, index: int, batch: Batch) -> tuple[mx.array, Any]:
         """Summed loss and its gradient. Dropout follows from (seed, step, index) alone."""
         self._dropout.reseed(fold(self.recipe.seed, step, index))
-        return self._loss_and_grad(self.model, batch)
+        with self._host.active():
+            return self._loss_and_grad(self.model, batch)
 
     def _culprits(self, step: int, micro_batches: Sequence[Batch]) -> tuple[int, ...]:
         """The micro-batches that are not finite by themselves, found by doing them again."""

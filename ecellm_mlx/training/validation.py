@@ -15,6 +15,7 @@ from ecellm_mlx.backend import mx, nn, scalar
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.checkpoint import TrainerState
+from ecellm_mlx.training.host import HostGradients
 from ecellm_mlx.training.ranks import Ranks
 
 
@@ -30,10 +31,12 @@ def validation_loss(
     ``between`` is called before each batch; what it raises ends the validation.
     """
     model.eval()
+    host = HostGradients(model)
     sums = np.zeros(len(batches), np.float32)
     for index, batch in group.share(batches):
         between()
-        sums[index] = scalar(loss.negative_log_likelihood(model, batch))
+        with host.active():
+            sums[index] = scalar(loss.negative_log_likelihood(model, batch))
     every = np.array(group.sum([mx.array(sums)])[0], np.float64)
     return float(every.sum()) / sum(batch.supervised for batch in batches)
 

@@ -1,0 +1,370 @@
+"""Forward and backward arithmetic that MLX's CPU backend is slow at, done on the host.
+
+What ``ecellm_mlx.inference.host`` does for inference, with gradients: exponentials are
+NumPy's, matrix products stay with MLX, whose BLAS is fast. In a training step of a
+small model attention's softmax and SwiGLU otherwise take as long as all products of
+the base. Attention keeps its inputs only and computes its weights again on the way
+back, never more than one layer's at a time. On other devices nothing is replaced.
+
+The host reads arrays, so they are computed while the graph is still being built, and
+MLX then keeps everything that led to them. Each function here therefore returns a copy
+without a past: what stays in memory are its inputs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecellm_mlx import runtime
+from ecellm_mlx.backend import mx, nn, tree_flatten
+from ecellm_mlx.inference.host import MODELS, HostKernels
+
+# Values that are worked on at once (256 KB of each array), to stay in cache.
+BLOCK = 1 << 16
+# Rows of scores between which the causal edge moves on.
+QUERY_BLOCK = 64
+GELU_INNER = 2 * (2 / np.pi) ** 0.5
+GELU_CUBE = 0.044715
+
+Array = NDArray[np.float32]
+
+
+def _differentiable(function: Callable[..., mx.array]) -> Any:
+    """``mx.custom_function``, whose calls are typed as objects."""
+    return mx.custom_function(function)
+
+
+class HostGradients(HostKernels):
+    """The functions of one model that the host computes instead while it trains.
+
+    Forward and backward pass must both lie within ``active``: recomputed blocks run
+    their forward pass during the backward one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._swaps: list[tuple[ModuleType | type, str, Any]] = []
+        if not runtime.prepare().on_cpu:
+            return
+        names = {type(module).__module__ for module in model.modules()}
+        for module in (sys.modules[name] for name in sorted(names) if name.startswith(MODELS)):
+            if original := getattr(module, "scaled_dot_product_attention", None):
+                swap = _attention_or(original)
+                self._swaps.append((module, "scaled_dot_product_attention", swap))
+            if original := getattr(module, "swiglu", None):
+                self._swaps.append((module, "swiglu", _float32_or(swiglu, original)))
+        from mlx_lm.tuner.lora import LoRALinear  # noqa: TID251
+
+        for kind in {
+            type(module) for name, module in model.named_modules() if _cheap(name, module)
+        }:
+            self._swaps.append((kind, "__call__", _sealed(kind.__call__)))
+        for kind in {type(block) for block in model.layers}:
+            self._swaps.append((kind, "__call__", _cutting(kind.__call__)))
+        self._swaps.append((LoRALinear, "__call__", _lora_or(LoRALinear.__call__)))
+        original = nn.gelu_approx
+        self._swaps.append((nn, "gelu_approx", _float32_or(gelu_approx, original)))
+
+
+@_differentiable
+def swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    """silu(gate) · x, of any shape, float32."""
+    result = np.empty(gate.shape, np.float32)
+    for g, u, out in _blocks(gate, x, result):
+        _sigmoid(g, out)
+        out *= g
+        out *= u
+    return mx.array(result)
+
+
+def _swiglu_vjp(
+    primals: tuple[mx.array, mx.array], cotangent: mx.array, _output: mx.array
+) -> tuple[mx.array, mx.array]:
+    """With s = sigmoid(g): dx = dy · g s, dg = dy · x · s (1 + g (1 − s))."""
+    gate, x = primals
+    d_gate, d_x = np.empty(gate.shape, np.float32), np.empty(gate.shape, np.float32)
+    for g, u, dy, dg, dx in _blocks(gate, x, cotangent, d_gate, d_x):
+        s = _sigmoid(g, dx)
+        # dg first holds s (1 + g (1 − s)) = s + g s − g s².
+        np.multiply(g, s, out=dg)
+        silu = dg.copy()
+        dg *= s
+        np.subtract(silu, dg, out=dg)
+        dg += s
+        dg *= u
+        dg *= dy
+        np.multiply(silu, dy, out=dx)
+    return mx.array(d_gate), mx.array(d_x)
+
+
+swiglu.vjp(_swiglu_vjp)
+
+
+@_differentiable
+def gelu_approx(x: mx.array) -> mx.array:
+    """x · sigmoid(a (x + c x³)), the tanh approximation of GELU; a = 2 √(2/π)."""
+    result = np.empty(x.shape, np.float32)
+    for v, out in _blocks(x, result):
+        _sigmoid(_gelu_inner(v), out)
+        out *= v
+    return mx.array(result)
+
+
+def _gelu_vjp(primals: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+    """With s the sigmoid: dx = dy · s (1 + x a (1 + 3 c x²) (1 − s))."""
+    result = np.empty(primals.shape, np.float32)
+    for x, dy, out in _blocks(primals, cotangent, result):
+        s = _sigmoid(_gelu_inner(x), np.empty_like(x))
+        np.multiply(x, x, out=out)
+        out *= np.float32(3 * GELU_CUBE * GELU_INNER)
+        out += np.float32(GELU_INNER)
+        out *= x
+        out *= 1 - s
+        out += 1
+        out *= s
+        out *= dy
+    return mx.array(result)
+
+
+gelu_approx.vjp(_gelu_vjp)
+
+
+def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    """Causal attention softmax(scale · Q Kᵀ) V with a gradient.
+
+    Args:
+        queries: (B, heads, T, dim), float32.
+        keys, values: (B, key heads, T, dim); heads is a multiple of key heads.
+        scale: factor on the scores.
+    """
+    batch, heads, length, dim = queries.shape
+    # Heads that share keys go into one product, as rows of the same matrix.
+    folded = (batch, keys.shape[1], heads // keys.shape[1] * length, dim)
+
+    @_differentiable
+    def attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        weights, totals = _weights((queries * scale).reshape(folded), keys)
+        return _leaf((weights @ values) / totals).reshape(queries.shape)
+
+    def gradients(
+        primals: Any, cotangent: mx.array, output: mx.array
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        queries, keys, values = primals
+        parts = [part.reshape(folded) for part in (queries * scale, cotangent, output)]
+        dq, dk, dv = _attention_gradients(parts[0], keys, values, *parts[1:])
+        return _leaf(scale * dq).reshape(queries.shape), _leaf(dk), _leaf(dv)
+
+    attend.vjp(gradients)
+
+    return attend(queries, keys, values)
+
+
+def _attention_gradients(
+    queries: mx.array, keys: mx.array, values: mx.array, cotangent: mx.array, output: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """With P the weights and D = Σ dO · O over dim: dS = P · (dO Vᵀ − D).
+
+    Queries, cotangent and output are (B, key heads, rows, dim), whose rows are whole
+    heads of T each.
+    """
+    weights, totals = _weights(queries, keys)
+    # Dividing the narrow dO is cheaper than dividing the weights, whose rows it multiplies.
+    scaled = cotangent / totals
+    d_values = weights.swapaxes(-1, -2) @ scaled
+    d_scores = scaled @ values.swapaxes(-1, -2)
+    drop = (scaled * output).sum(axis=-1, keepdims=True)
+    mx.eval(d_values, d_scores, drop)
+    # In place, which is safe: nothing else holds this fresh array.
+    for ds, p, d in _blocks(d_scores, weights, drop):
+        ds -= d
+        ds *= p
+    d_queries = d_scores @ keys
+    d_keys = d_scores.swapaxes(-1, -2) @ queries
+    return d_queries, d_keys, d_values
+
+
+def _weights(queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
+    """exp(scores − row maximum), zero ahead of the query, and its row sums."""
+    scores = queries @ keys.swapaxes(-1, -2)
+    mx.eval(scores)
+    length = keys.shape[2]
+    view = np.asarray(scores).reshape(-1, length, length)
+    totals = np.empty((*view.shape[:2], 1), np.float32)
+    step = max(1, BLOCK // (QUERY_BLOCK * length))
+    ahead = np.triu(np.full((QUERY_BLOCK, QUERY_BLOCK), -np.inf, np.float32), 1)
+    for first in range(0, len(view), step):
+        for start in range(0, length, QUERY_BLOCK):
+            end = min(start + QUERY_BLOCK, length)
+            rows = view[first : first + step, start:end]
+            rows[..., end:] = 0
+            seen = rows[..., :end]
+            seen[..., start:] += ahead[: end - start, : end - start]
+            seen -= seen.max(axis=-1, keepdims=True)
+            np.exp(seen, out=seen)
+            seen.sum(axis=-1, keepdims=True, out=totals[first : first + step, start:end])
+    return scores, mx.array(totals.reshape(*scores.shape[:-1], 1))
+
+
+def lora_linear(
+    x: mx.array, dropped: mx.array, a: mx.array, b: mx.array, layer: nn.Module, scale: float
+) -> mx.array:
+    """x Wᵀ + bias + scale · dropped A B, in two products and one that adds to them.
+
+    Args:
+        x: (…, in), float32; ``dropped`` is x after dropout, or x itself.
+        a, b: (in, r) and (r, out).
+        layer: the frozen ``nn.Linear``; no gradient of its weights is computed.
+        scale: factor on B.
+    """
+    weight, bias = layer.weight, layer.get("bias")
+    wide, narrow = weight.shape
+    shared = dropped is x
+
+    def forward(x: mx.array, dropped: mx.array, a: mx.array, b: mx.array) -> mx.array:
+        flat = x.reshape(-1, narrow)
+        base = flat @ weight.T if bias is None else mx.addmm(bias, flat, weight.T)
+        y = mx.addmm(base, dropped.reshape(-1, narrow) @ a, scale * b)
+        return _leaf(y).reshape(*x.shape[:-1], wide)
+
+    def backward(
+        shape: tuple[int, ...], given: Sequence[mx.array], dy: mx.array
+    ) -> tuple[mx.array, ...]:
+        dropped, a, b = given
+        dy, flat = dy.reshape(-1, wide), dropped.reshape(-1, narrow)
+        inner = dy @ (scale * b).T  # (N, r)
+        da, db = _leaf(flat.T @ inner), _leaf((scale * (flat @ a)).T @ dy)
+        dx = dy @ weight
+        if shared:
+            return _leaf(mx.addmm(dx, inner, a.T)).reshape(shape), da, db
+        return _leaf(dx).reshape(shape), _leaf(inner @ a.T).reshape(shape), da, db
+
+    if shared:
+        alone = _differentiable(lambda x, a, b: forward(x, x, a, b))
+        alone.vjp(lambda given, dy, _: backward(given[0].shape, given, dy))
+        return alone(x, a, b)
+    apart = _differentiable(forward)
+    apart.vjp(lambda given, dy, _: backward(given[0].shape, given[1:], dy))
+    return apart(x, dropped, a, b)
+
+
+@_differentiable
+def cut(x: mx.array) -> mx.array:
+    """``x`` itself, whose gradient forgets its past on the way back."""
+    return x
+
+
+def _cut_vjp(_primals: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+    return _leaf(cotangent)
+
+
+cut.vjp(_cut_vjp)
+
+
+def _cutting(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """A block's call that cuts the way back at its input."""
+
+    def call(self: nn.Module, x: mx.array, *args: Any, **named: Any) -> mx.array:
+        return original(self, cut(x), *args, **named)
+
+    return call
+
+
+def _sealed(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """A layer's call, without trainable parameters, that keeps its input and output only."""
+
+    def call(self: nn.Module, x: mx.array, *args: Any, **named: Any) -> mx.array:
+        def function(x: mx.array) -> mx.array:
+            return original(self, x, *args, **named)
+
+        sealed = _differentiable(lambda x: _leaf(function(x)))
+        sealed.vjp(lambda x, dy, _: _leaf(mx.vjp(function, [x], [dy])[1][0]))
+        return sealed(x) if x.dtype == mx.float32 else function(x)
+
+    return call
+
+
+def _cheap(name: str, module: nn.Module) -> bool:
+    """Norms and rotations: quick to do again, and what they keep is not small."""
+    frozen = not tree_flatten(module.trainable_parameters())
+    return frozen and (isinstance(module, nn.RMSNorm | nn.LayerNorm) or name.endswith(".rope"))
+
+
+def _leaf(array: mx.array) -> mx.array:
+    """The values of ``array`` without the graph that led to them."""
+    return mx.array(np.asarray(array))
+
+
+def _sigmoid(x: Array, out: Array) -> Array:
+    with np.errstate(over="ignore"):  # exp(−x) = ∞ gives 0, as it should
+        np.negative(x, out=out)
+        np.exp(out, out=out)
+    out += 1
+    return np.divide(np.float32(1), out, out=out)
+
+
+def _gelu_inner(x: Array) -> Array:
+    inner = x * x
+    inner *= np.float32(GELU_CUBE * GELU_INNER)
+    inner += np.float32(GELU_INNER)
+    inner *= x
+    return inner
+
+
+def _blocks(*arrays: mx.array | Array) -> Iterator[list[Array]]:
+    """The arrays cut along their rows (all but the last dimension), in step."""
+    views = [np.asarray(a).reshape(-1, a.shape[-1]) for a in arrays]
+    step = max(1, BLOCK // max(view.shape[1] for view in views))
+    for start in range(0, len(views[0]), step):
+        yield [view[start : start + step] for view in views]
+
+
+def _float32_or(
+    function: Callable[..., mx.array], original: Callable[..., mx.array]
+) -> Callable[..., mx.array]:
+    def choose(*arrays: mx.array) -> mx.array:
+        if all(array.dtype == mx.float32 for array in arrays):
+            return function(*arrays)
+        return original(*arrays)
+
+    return choose
+
+
+def _lora_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def choose(self: nn.Module, x: mx.array) -> mx.array:
+        plain = type(self.linear) is nn.Linear
+        if plain and {x.dtype, self.linear.weight.dtype, self.lora_a.dtype} == {mx.float32}:
+            dropped = self.dropout(x)
+            return lora_linear(x, dropped, self.lora_a, self.lora_b, self.linear, self.scale)
+        return original(self, x)
+
+    return choose
+
+
+def _attention_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def choose(
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        cache: Any,
+        scale: float,
+        mask: Any,
+        **others: Any,
+    ) -> mx.array:
+        ours = (
+            cache is None
+            and isinstance(mask, str)
+            and mask == "causal"
+            and queries.shape[2] == keys.shape[2]
+            and not any(value is not None for value in others.values())
+            and {queries.dtype, keys.dtype, values.dtype} == {mx.float32}
+        )
+        if ours:
+            return attention(queries, keys, values, scale)
+        return original(queries, keys, values, cache=cache, scale=scale, mask=mask, **others)
+
+    return choose

@@ -1,0 +1,78 @@
+"""The host's kernels are MLX's functions and gradients, to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ecellm_mlx.backend import mx, nn
+from ecellm_mlx.training import host
+
+
+def close(a: mx.array, b: mx.array) -> bool:
+    return bool(mx.abs(a - b).max() <= 2e-5 * mx.maximum(mx.abs(b).max(), 1))
+
+
+def assert_same(
+    ours: Callable[..., mx.array], theirs: Callable[..., mx.array], *arrays: mx.array
+) -> None:
+    """Same values and same gradients, through an outer function that mixes them."""
+    assert close(ours(*arrays), theirs(*arrays))
+    weight = mx.random.normal(theirs(*arrays).shape, key=mx.random.key(9))
+    numbers = tuple(range(len(arrays)))
+    got = mx.grad(lambda *a: (ours(*a) * weight).sum(), argnums=numbers)(*arrays)
+    expected = mx.grad(lambda *a: (theirs(*a) * weight).sum(), argnums=numbers)(*arrays)
+    for mine, other in zip(got, expected, strict=True):
+        assert close(mine, other)
+
+
+def normal(seed: int, *shape: int, spread: float = 1.0) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(seed)) * spread
+
+
+@pytest.mark.parametrize("shape", [(3, 70, 64), (2, 1, 5), (1, 300, 1000)])
+def test_swiglu(shape: tuple[int, ...]) -> None:
+    gate = normal(1, *shape, spread=30.0)
+    assert_same(host.swiglu, lambda g, u: nn.silu(g) * u, gate, normal(2, *shape))
+
+
+def test_gelu() -> None:
+    assert_same(host.gelu_approx, nn.gelu_approx, normal(3, 4, 50, 96, spread=4.0))
+
+
+@pytest.mark.parametrize("length", [2, 63, 64, 65, 200])
+@pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (4, 4)])
+def test_causal_attention(length: int, heads: int, key_heads: int) -> None:
+    queries = normal(4, 3, heads, length, 16, spread=3.0)
+    keys, values = (normal(s, 3, key_heads, length, 16) for s in (5, 6))
+
+    def theirs(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask="causal")
+
+    assert_same(lambda q, k, v: host.attention(q, k, v, 0.3), theirs, queries, keys, values)
+
+
+def test_attention_of_very_large_scores_stays_finite() -> None:
+    queries = normal(7, 1, 2, 70, 8, spread=1e4)
+    output = host.attention(queries, queries, queries, 1.0)
+    assert bool(mx.isfinite(output).all())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dropout", [False, True])
+def test_lora_linear(bias: bool, dropout: bool) -> None:
+    layer = nn.Linear(24, 40, bias=bias)
+    a, b, x = normal(10, 24, 4), normal(11, 4, 40), normal(12, 3, 7, 24)
+    kept = mx.random.bernoulli(0.7, x.shape, key=mx.random.key(13)) if dropout else None
+
+    def dropped(x: mx.array) -> mx.array:
+        return x if kept is None else x * kept
+
+    def ours(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+        return host.lora_linear(x, dropped(x), a, b, layer, 0.5)
+
+    def theirs(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+        return layer(x) + 0.5 * ((dropped(x) @ a) @ b)
+
+    assert_same(ours, theirs, x, a, b)
