@@ -39,7 +39,9 @@ from ecellm_mlx.evaluation.documents import (
 from ecellm_mlx.evaluation.study_arms import Arm, Options, Section
 from ecellm_mlx.files import ensure_folder, write_atomic, write_json
 from ecellm_mlx.jobs import RunDirectory
+from ecellm_mlx.models import registry
 from ecellm_mlx.training import launch as training
+from ecellm_mlx.training import recipe as recipes
 
 TITLES = {
     "scaling": "Data scaling",
@@ -100,6 +102,7 @@ def run(
 
     Raises:
         UsageError: an unknown kind of study.
+        ModelError, RecipeError: the model is not here, or a setting is wrong.
         DataError: the rows do not serve the study.
         JobError: the folder holds something else, or a run failed or was stopped; what is
             finished stays.
@@ -108,6 +111,9 @@ def run(
         raise UsageError(
             f"study {study.kind} is unknown", expected=", ".join(study_arms.STUDIES)
         )
+    # What is wrong is said before the folder is taken.
+    registry.resolve(study.model)
+    recipes.read(study.recipe, study.overrides)
     data = study_arms.read(study.data, study.options.by)
     sections = study_arms.STUDIES[study.kind](data, study.options)
     _claim(out, study)

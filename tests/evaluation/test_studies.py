@@ -214,3 +214,17 @@ def test_split_refusals(refused: Any, data: Path, tmp_path: Path) -> None:
     out.mkdir()
     (out / "x").write_text("")
     assert "is not empty" in refused(*common, "--holdout-category", "dress")
+
+
+def test_study_refusals_leave_nothing_behind(
+    refused: Any, tiny: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    common = ("--data", data, "--out", out, "--size", "8")
+    assert "there is no model 'x'" in refused("study", "scaling", "--model", "x", *common)
+    bad = refused("study", "scaling", "--model", tiny, *common, "--set", "rnak=3")
+    assert "'rnak'" in bad
+    assert "study scalin is unknown" in refused(
+        "study", "scalin", "--model", tiny, *common, status=2
+    )
+    assert not out.exists()
