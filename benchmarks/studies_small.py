@@ -1,6 +1,7 @@
 """One small run of each study on SmolLM2, to see that they work and what they cost.
 
-    python benchmarks/studies_small.py --out studies [--data ROWS] [--train 16] [--test 12]
+    python benchmarks/studies_small.py --out studies [--data ROWS] [--train 8] [--test 4]
+        [--study scaling --study diversity …]
 
 The rows are real ones of two closed tasks, a few of each; the figures say nothing about
 the paper's questions. Every study is the ordinary command: given again, this script goes
@@ -73,8 +74,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     default = Path(__file__).parents[1] / "ecellm_mlx" / "sample"
     parser.add_argument("--data", type=Path, default=default)
-    parser.add_argument("--train", type=int, default=16, help="rows of each task")
-    parser.add_argument("--test", type=int, default=12, help="rows of each task and setting")
+    parser.add_argument("--train", type=int, default=8, help="rows of each task")
+    parser.add_argument("--test", type=int, default=4, help="rows of each task and setting")
+    kinds = ("scaling", "diversity", "holdout", "generalist")
+    parser.add_argument("--study", action="append", choices=kinds, help="only these")
     options = parser.parse_args()
     rows = options.out / "rows"
     write_rows(options.data, rows, {"train": options.train, "val": 2, "test": options.test})
@@ -87,6 +90,8 @@ def main() -> None:
     }
     report = {}
     for kind, more in studies.items():
+        if options.study and kind not in options.study:
+            continue
         started = time.perf_counter()
         results = ecellm("study", kind, *common, *more, "--out", options.out / kind)
         seconds = round(time.perf_counter() - started, 1)
