@@ -16,6 +16,8 @@ checkpoint or its journal.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +39,7 @@ from ecellm_mlx.evaluation.documents import (
     to_markdown,
 )
 from ecellm_mlx.evaluation.study_arms import Arm, Options, Section
-from ecellm_mlx.files import ensure_folder, write_atomic, write_json
+from ecellm_mlx.files import ensure_folder, storage_errors, write_atomic, write_json
 from ecellm_mlx.jobs import RunDirectory
 from ecellm_mlx.models import registry
 from ecellm_mlx.training import launch as training
@@ -49,6 +51,8 @@ TITLES = {
     "holdout": "Leave one category out",
     "generalist": "Generalist against task-specific",
 }
+
+LOCK = ".lock"
 
 # Waits for a run and narrates it; returns the results of its end.
 Follow = Callable[[RunDirectory], dict[str, Any]]
@@ -117,6 +121,17 @@ def run(
     data = study_arms.read(study.data, study.options.by)
     sections = study_arms.STUDIES[study.kind](data, study.options)
     _claim(out, study)
+    with _locked(out):
+        return _run(study, out, sections, follow, say)
+
+
+def _run(
+    study: Study,
+    out: Path,
+    sections: Sequence[Section],
+    follow: Follow,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     total = sum(len(section.arms) for section in sections)
     done = 0
     found = []
@@ -153,6 +168,21 @@ def _claim(out: Path, study: Study) -> None:
         raise JobError(f"{out} is not empty", cure="give another folder with --out")
     else:
         write_json(path, mine)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Two commands would start the same runs. The lock ends with its process."""
+    with storage_errors(out):
+        stream = (out / LOCK).open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobError(
+                f"another command is at work on {out}", cure="wait for it, or stop it first"
+            ) from None
+        yield
 
 
 def _write_once(path: Path, lines: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,10 @@ def test_a_stopped_study_goes_on_and_repeats_nothing(
     ran = list(follow.ran)
     assert studies.run(study(data, tiny), out, follow=follow, say=said.append) == results
     assert follow.ran == ran
+    with (out / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(JobError, match="another command is at work"):
+            studies.run(study(data, tiny), out, follow=follow, say=said.append)
     with pytest.raises(JobError, match=r"holds another study \(decoding differ\)"):
         studies.run(study(data, tiny, decoding="paper"), out, follow=follow, say=said.append)
 
