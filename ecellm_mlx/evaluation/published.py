@@ -9,7 +9,8 @@ with the authors' own decoding and evaluator; nothing here was run again.
 from __future__ import annotations
 
 SOURCE = "eCeLLM project page, ninglab/eCeLLM, arXiv 2402.08831"
-MODELS = ("eCeLLM-S", "eCeLLM-M", "eCeLLM-L", "GPT-4 Turbo")
+PAPER = ("eCeLLM-S", "eCeLLM-M", "eCeLLM-L")
+MODELS = (*PAPER, "GPT-4 Turbo")
 
 _IND = {
     "AVE": (0.509, 0.662, 0.582, 0.495),

@@ -66,7 +66,7 @@ def _blocks(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Block]:
     yield from _about(systems)
     yield Heading("Headline metrics")
     yield Paragraph(EXPLANATION)
-    yield _headline_table(systems, pairs)
+    yield _headline_table(systems, pairs, beside_published=True)
     yield from _not_computed(systems, pairs)
     yield Plot(_headline_plot(systems, pairs))
     if len(systems) > 1:
@@ -129,10 +129,17 @@ def _about(systems: Sequence[System]) -> Iterator[Block]:
         )
 
 
-def _headline_table(systems: Sequence[System], pairs: Sequence[tuple[Task, str]]) -> Table:
+def _headline_table(
+    systems: Sequence[System],
+    pairs: Sequence[tuple[Task, str]],
+    *,
+    beside_published: bool = False,
+) -> Table:
     header = ["task", "setting", "n", "metric"]
     for system in systems:
         header += [f"{system.name}: official", "strict", "#invalid"]
+    if beside_published:
+        header.append("published " + " / ".join(published.PAPER))
     lines = []
     for task, setting in pairs:
         n = next(s["n"] for x in systems if (s := x.scores(task.name, setting)))
@@ -148,6 +155,13 @@ def _headline_table(systems: Sequence[System], pairs: Sequence[tuple[Task, str]]
                 span = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
                 line.append("not computed" if value is None else f"{value:.3f}{span}")
             line.append(str(scores["invalid"]))
+        if beside_published:
+            figures = published.headline(task.short, setting)
+            line.append(
+                " / ".join(f"{figures[model]:.3f}" for model in published.PAPER)
+                if figures
+                else DASH
+            )
         lines.append(line)
     return Table(header, lines, frozenset({2, *range(4, len(header))}))
 
