@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ecellm_mlx import workspace
 from ecellm_mlx.errors import AdapterError
 
 WEIGHTS_FILE = "adapters.safetensors"
@@ -14,11 +15,14 @@ CONFIG_FILE = "adapter_config.json"
 def folder_of(adapter: str | Path) -> Path:
     """The adapter folder for ``--adapter``: a folder, or a run that holds ``adapter/``.
 
+    A run may be given by its name in the workspace.
+
     Raises:
         AdapterError: there is no adapter.
     """
     path = Path(adapter)
-    for folder in (path, path / "adapter"):
+    named = workspace.current().runs / path
+    for folder in (path, path / "adapter", named / "adapter"):
         if (folder / CONFIG_FILE).exists():
             return folder.absolute()
     if (path / "job.json").exists():

@@ -16,10 +16,11 @@ import pytest
 
 from ecellm_mlx import events, jobs, sample
 from ecellm_mlx.data import rows
-from ecellm_mlx.errors import JobError, UsageError
+from ecellm_mlx.errors import AdapterError, JobError, UsageError
 from ecellm_mlx.evaluation import evaluate, local, systems, thresholds
 from ecellm_mlx.evaluation.calibration import Threshold
 from ecellm_mlx.evaluation.journal import Journal
+from ecellm_mlx.models import adapter_files
 
 QUICK = ("PM", "SA", "PRP", "QPR")  # answered in one pass or two
 
@@ -290,3 +291,13 @@ def test_a_threshold_is_what_its_formula_says() -> None:
     found = thresholds.apply(Threshold(0.3, 1.0, 0.5, 9), members, answers, sure)
     assert found["f1"] == 1
     assert found["f1_given"] == pytest.approx(2 / 3)
+
+
+def test_an_adapter_by_the_name_of_its_run(workspace_home: Path, tmp_path: Path) -> None:
+    folder = workspace_home / "runs" / "train-1" / "adapter"
+    folder.mkdir(parents=True)
+    (folder / adapter_files.CONFIG_FILE).write_text("{}")
+    assert adapter_files.folder_of("train-1") == folder
+    assert adapter_files.folder_of(folder.parent) == folder
+    with pytest.raises(AdapterError, match="train-2 holds no adapter"):
+        adapter_files.folder_of("train-2")
