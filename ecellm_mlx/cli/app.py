@@ -13,6 +13,7 @@ from ecellm_mlx.cli import (
     data,
     evaluate,
     export,
+    generate,
     models,
     push,
     runs,
@@ -36,6 +37,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(export.app, name="export")
 runs.register(app)
 evaluate.register(app)
+generate.register(app)
 serve.register(app)
 study.register(app)
 push.register(app)
