@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,16 @@ from hypothesis import strategies as st
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.inference.grammar import Grammar, attribute_list_grammar
+from ecellm_mlx.inference.grammar import Grammar, Values, attribute_list_grammar
 from ecellm_mlx.inference.requests import extraction_slots
 from ecellm_mlx.models import loading
 
 VOCAB = 49152
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2: Path) -> Any:
+    return loading.load_tokenizer(smollm2)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +31,7 @@ def grammar(smollm2: Path) -> Grammar:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     attributes=st.lists(
@@ -35,9 +41,8 @@ def grammar(smollm2: Path) -> Grammar:
     seed=st.integers(0, 10_000),
 )  # fmt: skip
 def test_always_valid_and_complete(
-    grammar: Grammar, smollm2: Path, attributes: list[str], seed: int
+    grammar: Grammar, tokenizer: Any, attributes: list[str], seed: int
 ) -> None:
-    tokenizer = loading.load_tokenizer(smollm2)
     rng = np.random.default_rng(seed)
     matcher = grammar.matcher(attribute_list_grammar(attributes, ["product title", "x"]))
     tokens = matcher.forced()
@@ -69,3 +74,43 @@ def test_slots_come_from_the_input() -> None:
         extraction_slots(row('{"product title": "x"}'))
     with pytest.raises(DataError, match="no JSON object"):
         extraction_slots(row("just text"))
+
+
+TITLES = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cs"]) | st.sampled_from('"\\{}[]:,\n🦋'),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(title=TITLES, text=TITLES, seed=st.integers(0, 10_000))
+def test_values_from_their_source_are_pieces_of_it(
+    grammar: Grammar, tokenizer: Any, title: str, text: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    sources = {"product title": title, 'field "2"': text}
+    matcher = grammar.matcher(attribute_list_grammar(["brand"], sources, Values.SOURCE))
+    tokens = matcher.forced()
+    choose = matcher.chooser(end=2)
+    while not tokens or tokens[-1] != 2:
+        tokens += choose(rng.normal(size=VOCAB).astype(np.float32))
+        assert len(tokens) < 1000
+    for item in json.loads(tokenizer.decode(tokens[:-1])):
+        if item["source"] == "None":
+            assert item["value"] == "None"
+            continue
+        source = sources[item["source"]]
+        assert item["value"]
+        assert item["value"] in source or item["value"] in source.lower()
+
+
+def test_what_is_forced_costs_no_choice(grammar: Grammar, tokenizer: Any) -> None:
+    lark = attribute_list_grammar(["brand"], {"product title": "Acme"}, Values.SOURCE)
+    matcher = grammar.matcher(lark)
+    head = tokenizer.decode(matcher.forced())
+    assert head.startswith('[{"attribute": "brand", "value":')
+    with pytest.raises(ValueError, match="texts of the sources"):
+        attribute_list_grammar(["brand"], ["product title"], Values.SOURCE)
