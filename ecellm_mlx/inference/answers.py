@@ -8,7 +8,7 @@ paper's sampling settings. Where both are asked for, the prompt is read once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -18,7 +18,7 @@ from ecellm_mlx.inference import choices, rankings, sampling
 from ecellm_mlx.inference.choices import Scoring
 from ecellm_mlx.inference.decoding import Decoder, Progress, Rule
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt
-from ecellm_mlx.inference.grammar import Grammar, Values, attribute_list_grammar
+from ecellm_mlx.inference.grammar import Grammar, Matcher, Values, attribute_list_grammar
 from ecellm_mlx.inference.rankings import Items, Ranking
 from ecellm_mlx.inference.requests import Reader, Request, extraction_slots
 from ecellm_mlx.models.loading import LoadedModel
@@ -42,8 +42,8 @@ class Answer:
         index: place of its row in the sequence that was asked.
         decoding: how it was made.
         prediction: the text.
-        probability: of ``prediction`` among all answers that were allowed; None where
-            none were scored.
+        probability: of ``prediction`` among all answers that were allowed; None for
+            free text, where none were.
         options: for closed answers the probability of every option, the likeliest
             first, and one in all. For a ranking: of every letter to come first.
     """
@@ -120,6 +120,8 @@ class Answerer:
         self._reader = Reader(base, max_context=max_context, warn=warn)
         self._end = int(base.tokenizer.eos_token_id)
         self._grammar: Grammar | None = None
+        # Of the attribute lists under way, by the keys of their rules.
+        self._matchers: dict[Hashable, Matcher] = {}
 
     def answer(
         self,
@@ -182,7 +184,8 @@ class Answerer:
             # Half a character at the end is not shown before its other half is there.
             text = self._text(progress.tokens, stop=decoding is Decoding.VALID)
             if progress.done:
-                yield Piece(text[len(written) :], Answer(0, decoding, text))
+                answer = Answer(0, decoding, text, self._probability(progress.key))
+                yield Piece(text[len(written) :], answer)
             elif text.startswith(written) and not text.endswith("\ufffd"):
                 yield Piece(text[len(written) :])
                 written = text
@@ -299,7 +302,7 @@ class Answerer:
             return Rule(key, chooser, self.base.stop_ids, sampling.PAPER_MAX_TOKENS)
         if request.task.kind is Kind.EXTRACTION:
             lark = attribute_list_grammar(*extraction_slots(request.row), self.values)
-            matcher = self._compiled_grammar().matcher(lark)
+            matcher = self._matchers[key] = self._compiled_grammar().matcher(lark)
             # The grammar is finite, so no bound on tokens can cut an answer.
             return Rule(
                 key,
@@ -327,7 +330,12 @@ class Answerer:
                 index, decoding = progress.key
                 self.speed.answer_tokens += len(progress.tokens)
                 text = self._text(progress.tokens, stop=decoding is Decoding.VALID)
-                yield Answer(index, decoding, text)
+                yield Answer(index, decoding, text, self._probability(progress.key))
+
+    def _probability(self, key: Hashable) -> float | None:
+        """Of an attribute list that is done; None for free text."""
+        matcher = self._matchers.pop(key, None)
+        return matcher.probability if matcher else None
 
     def _text(self, tokens: list[int], *, stop: bool) -> str:
         text = str(self.base.tokenizer.decode(tokens, skip_special_tokens=True))

@@ -10,6 +10,7 @@ without asking the model.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
@@ -133,7 +134,11 @@ class Grammar:
 
 
 class Matcher:
-    """One row's position in its grammar."""
+    """One row's position in its grammar.
+
+    ``probability`` is that of the tokens that were chosen so far among all that the
+    grammar allowed; forced ones are certain.
+    """
 
     def __init__(self, tokenizer: Any, lark: str, vocab_size: int) -> None:
         import llguidance
@@ -142,7 +147,13 @@ class Matcher:
             tokenizer, llguidance.LLMatcher.grammar_from_lark(lark), log_level=0
         )
         self.vocab_size = vocab_size
+        self._log_probability = 0.0
         self._raise_on_error()
+
+    @property
+    def probability(self) -> float:
+        """See the class."""
+        return math.exp(self._log_probability)
 
     def forced(self) -> list[int]:
         """The tokens that must come next, consumed."""
@@ -163,7 +174,10 @@ class Matcher:
             if self._matcher.is_stopped():
                 return [end]
             allowed = self._allowed()
-            token = int(allowed[np.argmax(logits[allowed])])
+            values = logits[allowed].astype(np.float64)
+            best = int(np.argmax(values))
+            self._log_probability -= math.log(np.exp(values - values[best]).sum())
+            token = int(allowed[best])
             self._matcher.consume_token(token)
             self._raise_on_error()
             tokens = [token, *self.forced()]
