@@ -50,6 +50,7 @@ KINDS = {
     "train": "ecellm_mlx.training.loop:run_job",
     "eval": "ecellm_mlx.evaluation.evaluate:run_job",
     "catalog": "ecellm_mlx.catalog.job:run_job",
+    "match": "ecellm_mlx.catalog.matching:run_job",
 }
 VERSIONED = ("ecellm-mlx", "mlx", "mlx-lm", "transformers", "numpy")
 

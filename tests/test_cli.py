@@ -44,7 +44,9 @@ def test_loads_nothing_heavy(code: str) -> None:
         ("models", "list"), ("models", "pull"), ("models", "import"),
         ("models", "show"), ("data", "check"), ("data", "show"), ("data", "split"),
         ("data", "pull"), ("data", "import"),
-        ("catalog", "run"), ("adapters", "inspect"), ("adapters", "to-peft"),
+        ("catalog", "run"), ("catalog", "show"),
+        ("catalog", "preview"), ("catalog", "match"),
+        ("adapters", "inspect"), ("adapters", "to-peft"),
         ("adapters", "from-peft"), ("adapters", "verify"),
     ],
 )  # fmt: skip

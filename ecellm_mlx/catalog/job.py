@@ -118,16 +118,27 @@ def launch(
         "pause_on_memory": pause_on_memory,
     }
     fingerprints = {"base": base_fingerprint(base)}
+    check_journal(config, fingerprints["base"], out, resume=resume, new=new)
+    return jobs.create("catalog", config, out=run, fingerprints=fingerprints)
+
+
+def check_journal(
+    config: dict[str, Any], base: str, out: Path, *, resume: bool, new: bool
+) -> None:
+    """Refuse an output that another run made, where the user is still looking.
+
+    Raises:
+        JobError: it exists and neither ``resume`` nor ``new`` was asked for, or its journal
+            is of other settings.
+    """
     journal = journal_path(out, shards.launched_rank())
     if journal.exists() and (resume or new):
-        # Other settings are refused here, where the user is still looking.
-        Journal(journal, identity(config, fingerprints["base"]), new=new).close()
+        Journal(journal, identity(config, base), new=new).close()
     elif not resume and (out.exists() or journal.exists()):
         raise JobError(
             f"{out} or its journal exists already",
             cure="continue it with --resume, or give another --out",
         )
-    return jobs.create("catalog", config, out=run, fingerprints=fingerprints)
 
 
 def identity(config: dict[str, Any], base: str) -> dict[str, Any]:
@@ -158,7 +169,7 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
     with Journal(journal_path(out, shard.rank), who, new=config["new"]) as journal:
         if not journal.begin(_source(config)):
             answering.plan(table, question, journal, size)
-        ask, speed = _load(context)
+        ask, speed = load_model(context)
         pass_ = answering.Answering(
             context,
             journal,
@@ -168,11 +179,11 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
             size=size,
             batch_size=config["batch_size"],
         )
-        context.started(device=_device(), total_steps=pass_.tally.total)
+        context.started(device=device(), total_steps=pass_.tally.total)
         done = pass_.run(table, question)
-        if not shards.all_done(shard, done):
+        if not shard.all_done(done):
             return "stopped", {"rows": pass_.tally.done, "out": str(out)}
-        shards.exchange(shard, journal)
+        shard.exchange(journal)
         if shard.rank:
             return "finished", {"rows": pass_.tally.done, "out": str(out)}
         written = writing.write(
@@ -201,8 +212,8 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _load(context: jobs.JobContext) -> tuple[answering.Ask, Any]:
-    """The model as a function that answers rows, and one that tells its speed."""
+def load_model(context: jobs.JobContext) -> tuple[answering.Ask, Any]:
+    """The job's model as a function that answers rows, and one that tells its speed."""
     from ecellm_mlx.inference.answers import Answerer
     from ecellm_mlx.models import loading, lora
 
@@ -221,7 +232,7 @@ def _load(context: jobs.JobContext) -> tuple[answering.Ask, Any]:
     return ask, lambda: answerer.speed.tokens_per_second
 
 
-def _device() -> str:
+def device() -> str:
     from ecellm_mlx.backend import RUNTIME
 
     return RUNTIME.device

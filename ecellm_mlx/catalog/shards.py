@@ -10,32 +10,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ecellm_mlx.catalog.journal import Entry, Journal
-from ecellm_mlx.errors import JobError
 
-# What mlx.launch sets for its backends (ring, JACCL, NCCL), and what MPI sets.
-RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-BLOCK_ENTRIES = 4096
+if TYPE_CHECKING:
+    from ecellm_mlx.training.ranks import Ranks
 
-
-@dataclass(frozen=True)
-class Shard:
-    """This process's part of a job: every ``size``-th chunk, starting with ``rank``."""
-
-    rank: int = 0
-    size: int = 1
-
-    def owns(self, chunk: int) -> bool:
-        """Whether this rank answers a chunk."""
-        return chunk % self.size == self.rank
+# As in ``training.ranks``, which loads mlx.
+RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
+BLOCK_ENTRIES = 2048
 
 
 def launched_rank() -> int | None:
@@ -46,84 +34,67 @@ def launched_rank() -> int | None:
     return None
 
 
-def join() -> Shard:
-    """Join the group of ranks.
-
-    Raises:
-        JobError: the other ranks cannot be reached.
-    """
-    rank = launched_rank()
-    if rank is None:
-        return Shard()
-    from ecellm_mlx.backend import mx
-
-    try:
-        group = mx.distributed.init(strict=True)
-    except RuntimeError as error:
-        raise JobError(
-            f"rank {rank} cannot reach the others", got=str(error), cure="see mlx.launch --help"
-        ) from None
-    return Shard(group.rank(), group.size())
-
-
 def journal_path(out: Path, rank: int | None = None) -> Path:
     """The journal of an output file; ranks after the first have their own."""
     part = f".rank{rank}" if rank else ""
     return out.with_name(f"{out.name}{part}.journal.sqlite")
 
 
-def all_done(shard: Shard, done: bool) -> bool:
-    """Whether every rank has done its part; waits for all of them."""
-    if shard.size == 1:
-        return done
-    from ecellm_mlx.backend import mx
+@dataclass(frozen=True)
+class Shard:
+    """This process's part of a job: every ``size``-th chunk, starting with ``rank``."""
 
-    ready = _on_cpu(mx.distributed.all_sum, np.array([int(done)], np.int32))
-    return int(ready[0]) == shard.size
+    rank: int = 0
+    size: int = 1
+    group: Ranks | None = None
 
+    def owns(self, chunk: int) -> bool:
+        """Whether this rank answers a chunk."""
+        return chunk % self.size == self.rank
 
-def exchange(shard: Shard, journal: Journal) -> None:
-    """Give every rank the answers of all others."""
-    if shard.size == 1:
-        return
-    entries = journal.all_entries()
-    while True:
-        block = list(islice(entries, BLOCK_ENTRIES))
-        received = _gather(shard, _pack(block))
-        found = [entry for part in received for entry in _unpack(part)]
-        if not found:
+    def all_done(self, done: bool) -> bool:
+        """Whether every rank has done its part; waits for all of them."""
+        if self.group is None:
+            return done
+        return all(self.group.texts("done" if done else ""))
+
+    def exchange(self, journal: Journal) -> None:
+        """Give every rank the answers of all others."""
+        if self.group is None:
             return
-        journal.add(found)
+        # Read to its end first: the loop below adds to the same table.
+        mine = iter([entry.key for entry in journal.all_entries()])
+        while True:
+            block = journal.entries(list(islice(mine, BLOCK_ENTRIES)))
+            received = self.group.texts(_pack(block.values()))
+            found = [entry for text in received for entry in _unpack(text)]
+            if not found:
+                return
+            journal.add(found)
 
 
-def _gather(shard: Shard, data: bytes) -> Iterator[bytes]:
-    """Every rank's bytes, in order of rank."""
-    from ecellm_mlx.backend import mx
+def join() -> Shard:
+    """Join the group of ranks; one alone where ``mlx.launch`` did not start us.
 
-    gather = mx.distributed.all_gather
-    lengths = _on_cpu(gather, np.array([len(data)], np.int32)).tolist()
-    padded = np.zeros((1, max(lengths)), np.uint8)
-    padded[0, : len(data)] = np.frombuffer(data, np.uint8)
-    parts = _on_cpu(gather, padded)
-    for rank in range(shard.size):
-        yield parts[rank, : lengths[rank]].tobytes()
+    Raises:
+        JobError: the other ranks cannot be reached.
+    """
+    if launched_rank() is None:
+        return Shard()
+    from ecellm_mlx.training import ranks
 
-
-def _on_cpu(operation: Any, value: np.ndarray) -> np.ndarray:
-    """A collective operation; they run on the CPU stream only."""
-    from ecellm_mlx.backend import mx
-
-    return np.array(operation(mx.array(value), stream=mx.cpu))
+    group = ranks.current()
+    return Shard(group.rank, group.size, group)
 
 
-def _pack(entries: Sequence[Entry]) -> bytes:
+def _pack(entries: Iterable[Entry]) -> str:
     return json.dumps(
         [[e.key.hex(), e.answer, e.confidence, e.error, e.origin] for e in entries]
-    ).encode()
+    )
 
 
-def _unpack(data: bytes) -> list[Entry]:
+def _unpack(text: str) -> list[Entry]:
     return [
         Entry(bytes.fromhex(key), answer, confidence, error, origin)
-        for key, answer, confidence, error, origin in json.loads(data)
+        for key, answer, confidence, error, origin in json.loads(text)
     ]

@@ -7,6 +7,7 @@ Three files, each there whole or not at all: the table, rows that could not be r
 from __future__ import annotations
 
 import contextlib
+import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -85,6 +86,10 @@ def write(
         JobError: the table changed since it was answered.
         StorageError: a file cannot be written.
     """
+    for path in (out, rejects_path(out), review_path(out)):
+        # Of a process that was killed here; the journal's lock keeps others away.
+        for torn in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+            torn.unlink()
     try:
         return _write(table, question, journal, out, review_below, tick, as_utf8=False)
     except tables.EncodingGap:

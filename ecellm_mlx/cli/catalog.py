@@ -7,16 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from ecellm_mlx.cli import catalog_match, options
 from ecellm_mlx.cli import catalog_options as own
-from ecellm_mlx.cli import options
 from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate
 
-app = typer.Typer(help="Product tables: show, preview, run.", no_args_is_help=True)
+app = typer.Typer(help="Product tables: show, preview, run, match.", no_args_is_help=True)
 
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue, or compute only what changed.")
-]
-New = Annotated[bool, typer.Option("--new", help="Other settings: keep their answers apart.")]
+app.command()(catalog_match.match)
 
 
 @app.callback()
@@ -40,18 +37,14 @@ def run(
     max_words: own.MaxWords = None,
     adapter: options.Adapter = None,
     batch_size: options.BatchSize = 16,
-    resume: Resume = False,
-    new: New = False,
+    resume: own.Resume = False,
+    new: own.New = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse unreadable rows.")] = False,
     review_below: Annotated[
         float | None, typer.Option(help="Rows below this confidence: to a review file.")
     ] = None,
-    pause_on_battery: Annotated[
-        float | None, typer.Option(help="Pause unplugged below this charge (percent).")
-    ] = None,
-    pause_on_memory: Annotated[
-        float | None, typer.Option(help="Pause below this much available memory (GB).")
-    ] = None,
+    pause_on_battery: own.PauseOnBattery = None,
+    pause_on_memory: own.PauseOnMemory = None,
     save_mapping: Annotated[
         Path | None, typer.Option(help="Keep what is asked in a file for --mapping.")
     ] = None,
@@ -93,7 +86,7 @@ def run(
     own.narrate_facts(content)
     if save_mapping:
         own.save(save_mapping, question)
-    _report(found, out, json)
+    report(found, out, json)
 
 
 @app.command()
@@ -184,7 +177,7 @@ def show(
         narrate(f"no column looks like {', '.join(found.missing)}")
 
 
-def _report(run_: Any, out: Path, json: bool) -> None:
+def report(run_: Any, out: Path, json: bool) -> None:
     """Start a job, watch it to its end, and say what came of it."""
     from ecellm_mlx import jobs
     from ecellm_mlx.catalog import shards
@@ -210,9 +203,12 @@ def _report(run_: Any, out: Path, json: bool) -> None:
 
 
 def _sentence(results: dict[str, Any]) -> str:
-    parts = [f"{results['outcome']}: {results['rows']} rows"]
+    unit = "matches" if "pairs" in results else "rows"
+    parts = [f"{results['outcome']}: {results['rows']} {unit}"]
     for key, word in (
-        ("computed", "answers computed"), ("errors", "errors"),
+        ("pairs", "pairs judged"),
+        ("computed", "answers computed"),
+        ("errors", "errors"),
         ("rejected", "rows that could not be read"), ("review", "rows to review"),
     ):  # fmt: skip
         if results.get(key):

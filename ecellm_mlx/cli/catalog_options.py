@@ -55,6 +55,17 @@ Delimiter = Annotated[
 ]
 Sheet = Annotated[str | None, typer.Option(help="Of a workbook (default: the first).")]
 
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue, or compute only what changed.")
+]
+New = Annotated[bool, typer.Option("--new", help="Other settings: keep their answers apart.")]
+PauseOnBattery = Annotated[
+    float | None, typer.Option(help="Pause unplugged below this charge (percent).")
+]
+PauseOnMemory = Annotated[
+    float | None, typer.Option(help="Pause below this much available memory (GB).")
+]
+
 
 @dataclass(frozen=True)
 class Asked:
