@@ -105,9 +105,11 @@ def write_mlx(
     mx.save_safetensors(str(folder / WEIGHTS), packed.tensors, metadata={"format": "mlx"})
     if packed.originals:
         mx.save_safetensors(str(folder / ORIGINALS), packed.originals)
-    keys: Any = list(adapter.modules)
+    keys: dict[str, Any] = {"keys": list(adapter.modules)}
     if before and _named(before, adapter.modules, layers) == set(adapter.modules):
-        keys, layers = before["lora_parameters"].get("keys"), before["num_layers"]
+        values = before["lora_parameters"]
+        keys = {"keys": values["keys"]} if "keys" in values else {}
+        layers = before["num_layers"]
     write_json(
         folder / CONFIG,
         {
@@ -119,7 +121,7 @@ def write_mlx(
                 "rank": packed.rank,
                 "scale": packed.scale,
                 "dropout": adapter.dropout,
-                "keys": keys,
+                **keys,
             },
             "ecellm": ecellm,
         },
