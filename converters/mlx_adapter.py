@@ -44,8 +44,11 @@ def read_mlx(folder: Path) -> Adapter:
     alpha = ecellm.get("alpha")
     if isinstance(alpha, int | float):
         stored = {name: replace(module, alpha=alpha) for name, module in stored.items()}
+    own = ecellm.get("modules", {})
+    if not isinstance(own, dict) or not all(isinstance(item, dict) for item in own.values()):
+        raise ConversionError(f"{folder / CONFIG}: ecellm.modules must hold objects.")
     try:
-        modules = unpack(stored, ecellm.get("modules", {}), originals)
+        modules = unpack(stored, own, originals)
     except ConversionError as error:
         raise ConversionError(f"{folder}: {error}") from None
     dropout = float(config["lora_parameters"].get("dropout", 0.0))

@@ -32,6 +32,7 @@ from converters.phi_layout import Layout
 
 # Two ways to compute one scale in float64 differ by less; different scales by far more.
 SAME_SCALE = 1e-12
+FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 def to_peft(
@@ -59,8 +60,8 @@ def to_peft(
         ConversionError: the adapter is damaged, does not fit, or cannot be represented.
     """
     adapter = read_mlx(source)
-    origin = adapter.ecellm.get("peft") or {}
-    layout = layout or origin.get("layout", "native")
+    origin = _object(adapter.ecellm.get("peft"), source)
+    layout = layout or ("legacy" if origin.get("layout") == "legacy" else "native")
     if layout == "legacy" and model_type != "phi":
         raise ConversionError(
             f"only Phi has a legacy layout, and {source} is for {model_type}."
@@ -71,7 +72,7 @@ def to_peft(
         check_fit(base, adapter.modules, source)
         check_targets(source, adapter, base)
     moved = peft_layers.to_hugging_face(adapter.modules, base, layout)
-    config = _restored(origin, adapter, moved, layout)
+    config = _restored(origin, adapter, moved, base, layout)
     if config is None:
         config = peft_config.compose(
             {name: module.rank for name, module in moved.modules.items()},
@@ -136,11 +137,12 @@ def from_peft(
         )
     peft_layers.check_targets(found.modules, found.settings, base, layout, source)
     _check_copies(found, base, source)
-    blocks = found.recorded.get("blocks") or {}
+    blocks = _object(found.recorded.get("blocks"), source)
     modules = peft_layers.from_hugging_face(found.modules, base, layout, blocks, source)
-    before = found.recorded.get("mlx") or {}
+    before = _object(found.recorded.get("mlx"), source)
+    earlier = _object(before.get("ecellm"), source)
     section = {
-        **(before.get("ecellm") or {}),
+        **earlier,
         "peft": {
             "config": dict(found.settings.raw),
             "layout": layout,
@@ -151,8 +153,8 @@ def from_peft(
     if before:
         # The configuration that PEFT has is ours; nothing of it is news on the way back.
         section.pop("peft")
-        if "peft" in (before.get("ecellm") or {}):
-            section["peft"] = before["ecellm"]["peft"]
+        if "peft" in earlier:
+            section["peft"] = earlier["peft"]
     adapter = Adapter(
         _as_recorded(modules, before), found.settings.dropout, found.settings.rslora, section
     )
@@ -162,13 +164,23 @@ def from_peft(
 
 
 def _restored(
-    origin: Mapping[str, Any], adapter: Adapter, moved: peft_layers.Moved, layout: Layout
+    origin: Mapping[str, Any],
+    adapter: Adapter,
+    moved: peft_layers.Moved,
+    base: BaseModel | None,
+    layout: Layout,
 ) -> dict[str, Any] | None:
     """The configuration that the adapter came with, if it still says what it did."""
     config = origin.get("config")
     if not isinstance(config, dict) or origin.get("layout") != layout:
         return None
-    settings = peft_config.parse(Path(CONFIG), config)
+    try:
+        settings = peft_config.parse(Path(CONFIG), config)
+        if base is not None:
+            peft_layers.check_targets(moved.modules, settings, base, layout, CONFIG)
+    except ConversionError:
+        # Not what it was: it is described anew.
+        return None
     same = settings.dora == adapter.dora and all(
         settings.rank_of(name) == module.rank and settings.scale_of(name) == module.scale
         for name, module in moved.modules.items()
@@ -234,14 +246,25 @@ def _copies(
     if base is None or origin.get("layout") != layout:
         return {}
     found = {}
-    for name, dtype in (origin.get("copies") or {}).items():
+    for name, dtype in _object(origin.get("copies"), "the record of copies").items():
+        if dtype not in FLOATS:
+            raise ConversionError(f"the copy of {name} has the unknown type {dtype!r}.")
         stored = base.read(_in_base(name, base))
         if stored is None:
             continue
-        copy = stored.astype(getattr(mx, dtype))
+        copy = stored.astype(FLOATS[dtype])
         if same_bits(copy.astype(stored.dtype), stored) or copy.itemsize < stored.itemsize:
             found[name] = copy
     return found
+
+
+def _object(value: Any, source: object) -> dict[str, Any]:
+    """A part of what was recorded; empty if there is none."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConversionError(f"{source} has a damaged record ({value!r:.60}); copy it again.")
+    return value
 
 
 def _dtype(array: mx.array) -> str:

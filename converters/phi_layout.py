@@ -89,7 +89,7 @@ def legacy_layers(native: Mapping[str, Layer]) -> dict[str, Layer]:
 
 
 def split(
-    fused: LoraModule, sizes: Sequence[int], ranks: Sequence[int] | None = None
+    fused: LoraModule, sizes: Sequence[int], ranks: list[int] | None = None
 ) -> list[LoraModule]:
     """One update for each of q, k and v.
 
@@ -107,6 +107,13 @@ def split(
             f"Wqkv has {fused.b.shape[1]} rows, and the base's q, k and v have "
             f"{' + '.join(map(str, sizes))}; use the base that the adapter was made for."
         )
+    if ranks is not None and (
+        not isinstance(ranks, list)
+        or len(ranks) != len(sizes)
+        or not all(isinstance(n, int) and n >= 0 for n in ranks)
+        or sum(ranks) != fused.rank
+    ):
+        raise ConversionError(f"Wqkv of rank {fused.rank} cannot have blocks of {ranks!r}.")
     parts, row, column = [], 0, 0
     for i, size in enumerate(sizes):
         b = fused.b[:, row : row + size]

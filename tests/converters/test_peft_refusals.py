@@ -14,6 +14,7 @@ from peft_reference import SMALL, peft_adapter, tensors, torch_model
 
 from ecellm_mlx.backend import mx
 from ecellm_mlx.models import exporting
+from ecellm_mlx.models.base_layers import base_model
 
 from converters import names
 from converters.errors import ConversionError
@@ -328,3 +329,39 @@ def test_what_exists_is_not_overwritten(adapter: Path, base: Path, tmp_path: Pat
     with pytest.raises(ConversionError, match="already exists"):
         exporting.from_peft(adapter, tmp_path / "m", base=str(base))
     assert [p.name for p in (tmp_path / "m").iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "text",
+        {"modules": 3},
+        {"modules": {"model.layers.0.self_attn.q_proj": 3}},
+        {"peft": [1]},
+        {"peft": {"layout": "native", "copies": {"lm_head.weight": "load"}}},
+        {"peft": {"layout": "native", "copies": 3}},
+    ],
+)
+def test_damaged_records_of_our_own(
+    adapter: Path, base: Path, tmp_path: Path, section: Any
+) -> None:
+    folder = exporting.from_peft(adapter, tmp_path / "m", base=str(base))
+    change_config(folder, ecellm=section)
+    with pytest.raises(ConversionError):
+        to_peft(
+            folder,
+            tmp_path / "out",
+            base_name="x",
+            model_type="llama",
+            base=base_model(str(base)),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("record", ["[1]", "not json", '{"mlx": 3}', '{"blocks": 3}'])
+def test_damaged_metadata(adapter: Path, base: Path, record: str) -> None:
+    found = tensors(adapter)
+    mx.eval(found)
+    path = adapter / "adapter_model.safetensors"
+    mx.save_safetensors(str(path), found, metadata={"format": "pt", "ecellm": record})
+    assert "damaged" in refused(adapter, base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -92,7 +93,11 @@ def test_mlx_lm_generates_with_our_adapter_what_peft_does(
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = tiny_models["llama"]
+    base = shutil.copytree(tiny_models["llama"], tmp_path / "base")
+    # mlx-lm looks for this key alone, and transformers 5 writes it elsewhere.
+    config = json.loads((base / "config.json").read_text())
+    config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    (base / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     settings = LoraConfig(
