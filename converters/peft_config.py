@@ -129,6 +129,10 @@ def parse(folder: Path, config: Mapping[str, Any]) -> PeftSettings:
         ConversionError: it is no LoRA adapter, a setting cannot be represented (all
             such settings are named), or a value makes no sense.
     """
+    if "lora_parameters" in config:
+        raise ConversionError(
+            f"{folder} is an MLX adapter; give one in PEFT's format, which names a peft_type."
+        )
     if config.get("peft_type") != "LORA":
         raise ConversionError(
             f"{folder} is a PEFT adapter of type {config.get('peft_type')!r}; only LORA can be "

@@ -36,6 +36,11 @@ def to_peft(
     """
     folder = folder_of(adapter)
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if "peft_type" in config:
+        raise AdapterError(
+            f"{folder} is a PEFT adapter already",
+            cure="give an adapter in MLX format, or a run",
+        )
     section = config.get("ecellm") or {}
     recorded = section.get("base") or {}
     name = base or recorded.get("name")
@@ -48,13 +53,14 @@ def to_peft(
             f"{folder} does not say what kind of model {name} is", cure="give it with --base"
         )
     card = registry.REGISTRY.get(name)
-    # An adapter that came from PEFT names its base as PEFT did.
-    came_from_peft = base is None and bool((section.get("peft") or {}).get("config"))
+    # An adapter that came from PEFT names its base as PEFT did, if it did.
+    original = (section.get("peft") or {}).get("config") or {}
+    keep = base is None and bool(original.get("base_model_name_or_path"))
     return peft.to_peft(
         folder,
         out,
         model_type=model_type,
-        base_name=None if came_from_peft else (card.repo if card else name),
+        base_name=None if keep else (card.repo if card else name),
         base=found,
         layout=layout,
     )

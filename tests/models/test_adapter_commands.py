@@ -15,6 +15,8 @@ from ecellm_mlx.backend import mx
 from ecellm_mlx.errors import AdapterError
 from ecellm_mlx.models import exporting, proof
 
+from converters.errors import ConversionError
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Path:
@@ -153,6 +155,25 @@ def test_bad_input_is_one_sentence(pair: Path, tmp_path: Path, ecellm: Any, verb
     assert str(missing) in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_formats_are_not_mixed_up(pair: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="is a PEFT adapter already"):
+        exporting.to_peft(pair / "p", tmp_path / "out")
+    with pytest.raises(ConversionError, match="is an MLX adapter"):
+        exporting.from_peft(pair / "m", tmp_path / "out", base=str(pair / "base"))
+    with pytest.raises(ConversionError, match="is a PEFT adapter"):
+        proof.verify(pair / "p", pair / "p")
+
+
+def test_a_base_that_peft_left_unnamed_is_named(pair: Path, tmp_path: Path) -> None:
+    nameless = shutil.copytree(pair / "p", tmp_path / "p")
+    path = nameless / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    exporting.from_peft(nameless, tmp_path / "m", base=str(pair / "base"))
+    exporting.to_peft(tmp_path / "m", tmp_path / "back")
+    assert json.loads((tmp_path / "back/adapter_config.json").read_text()) == config
 
 
 def test_inspect_reads_no_pytorch(pair: Path, ecellm: Any) -> None:
