@@ -39,8 +39,13 @@ def train(
 
     Example: ecellm train --model smollm2-135m --data my-rows --recipe smollm2 --set epochs=1
     """
-    from ecellm_mlx.training.launch import launch
+    from ecellm_mlx.training.launch import launch, launched
 
+    if launched():
+        from ecellm_mlx.cli import together
+
+        together.train(model, data, recipe, settings or (), out, json=json)
+        return
     start_and_follow(launch(model, data, recipe, settings or (), out), detach, json)
 
 
@@ -54,25 +59,42 @@ def resume(
     Example: ecellm resume train-20260131-101500-ab12
     """
     from ecellm_mlx import jobs
+    from ecellm_mlx.training.launch import launched
+
+    if launched():
+        from ecellm_mlx.cli import together
+
+        together.resume(run, json=json)
+        return
+    found = jobs.find(run)
+    if found.status().state is not jobs.State.PAUSED:
+        start_and_follow(resumable(found), detach, json)
+        return
+    found.request(jobs.Control.RESUME)
+    if detach:
+        narrate(f"resumed; watch it with `ecellm watch {run}`")
+        emit(str(found.path))
+    else:
+        _report(found, json, from_start=False)
+
+
+def resumable(found: RunDirectory) -> RunDirectory:
+    """``found``, if a process can be started that goes on with it.
+
+    Raises:
+        JobError: it is running or finished.
+    """
+    from ecellm_mlx import jobs
     from ecellm_mlx.errors import JobError
 
-    found = jobs.find(run)
     state = found.status().state
-    if state is jobs.State.PAUSED:
-        found.request(jobs.Control.RESUME)
-        if detach:
-            narrate(f"resumed; watch it with `ecellm watch {run}`")
-            emit(str(found.path))
-        else:
-            _report(found, json, from_start=False)
-        return
     if state.live:
         raise JobError(
-            f"{found.path} is still {state}", cure=f"watch it with `ecellm watch {run}`"
+            f"{found.path} is still {state}", cure=f"watch it with `ecellm watch {found.path}`"
         )
     if state is jobs.State.FINISHED:
         raise JobError(f"{found.path} is finished", cure="start a new run")
-    start_and_follow(found, detach, json)
+    return found
 
 
 def list_runs(json: options.Json = False) -> None:

@@ -5,7 +5,9 @@ Used by the command line and the TUI alike; loads neither mlx nor transformers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,22 @@ from ecellm_mlx.models import registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
 from ecellm_mlx.run_directory import config_fingerprint
 from ecellm_mlx.training import recipe as recipes
+
+# What mlx.launch (ring, jaccl, nccl) and Open MPI set in each process they start.
+RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked order: what goes into ``job.json``."""
+
+    config: dict[str, Any]
+    fingerprints: dict[str, str]
+
+
+def launched() -> bool:
+    """Whether ``mlx.launch`` started this process, alone or with others."""
+    return any(name in os.environ for name in RANK_VARIABLES)
 
 
 def launch(
@@ -37,6 +55,26 @@ def launch(
     Raises:
         ModelError, DataError, RecipeError: what is wrong, before anything starts.
         JobError, StorageError: ``out`` cannot be used.
+    """
+    return create(prepare(model, data, recipe, overrides), out)
+
+
+def create(prepared: Prepared, out: Path | None) -> jobs.RunDirectory:
+    """The run directory for a prepared order.
+
+    Raises:
+        JobError, StorageError: ``out`` cannot be used.
+    """
+    return jobs.create("train", prepared.config, out=out, fingerprints=prepared.fingerprints)
+
+
+def prepare(
+    model: str, data: str, recipe: str | None = None, overrides: Iterable[str] = ()
+) -> Prepared:
+    """Check an order and resolve its names; the arguments are those of ``launch``.
+
+    Raises:
+        ModelError, DataError, RecipeError: what is wrong.
     """
     settings = recipes.read(recipe, overrides)
     base = registry.resolve(model)
@@ -61,4 +99,4 @@ def launch(
         "recipe": settings.to_dict(),
     }
     fingerprints["recipe"] = config_fingerprint(config["recipe"])
-    return jobs.create("train", config, out=out, fingerprints=fingerprints)
+    return Prepared(config, fingerprints)

@@ -20,7 +20,7 @@ from ecellm_mlx import events, runtime
 from ecellm_mlx.backend import RUNTIME, tree_flatten
 from ecellm_mlx.data import batches as plans
 from ecellm_mlx.data import encoding, rows
-from ecellm_mlx.errors import JobError, RecipeError
+from ecellm_mlx.errors import EcellmError, JobError, RecipeError
 from ecellm_mlx.job_context import JobContext, StopRequested
 from ecellm_mlx.models import loading, lora
 from ecellm_mlx.run_directory import Control
@@ -36,8 +36,23 @@ ORDERS = (None, Control.CHECKPOINT, Control.STOP)
 
 
 def run_job(context: JobContext) -> tuple[str, dict[str, Any]]:
-    """Train as ``job.json`` says; returns the outcome and the results."""
-    return Trainer(context).run()
+    """Train as ``job.json`` says; returns the outcome and the results.
+
+    Raises:
+        EcellmError: this rank or another one cannot start or go on.
+        StopRequested: a stop came before there was anything to save.
+    """
+    group = ranks.current()
+    trainer: Trainer | None = None
+    problem: Exception | None = None
+    try:
+        trainer = Trainer(context, group)
+    except (EcellmError, StopRequested) as error:
+        problem = error
+    # One rank must not wait for another that will never come.
+    group.raise_together(problem)
+    assert trainer is not None
+    return trainer.run()
 
 
 class Trainer:
@@ -139,12 +154,13 @@ class Trainer:
         """Micro-batches (row indices) of each step that is still to do."""
         while not self._done():
             epoch, position = divmod(self.state.step, self.steps_per_epoch)
-            for micro_batches in self._plan(epoch)[position:]:
+            for micro_batches in self.plan(epoch)[position:]:
                 if self._done():
                     return
                 yield micro_batches
 
-    def _plan(self, epoch: int) -> plans.Plan:
+    def plan(self, epoch: int) -> plans.Plan:
+        """The steps of an epoch, as micro-batches of indices into ``train_set.kept``."""
         return plans.plan(
             self.lengths,
             micro_batch_size=self.recipe.micro_batch_size,
@@ -249,7 +265,7 @@ class Trainer:
         self.state.best_step = self.state.step
         folder = self.context.run.path / "adapter"
         saved = not self.group.leader or self.context.save(
-            lambda: checkpoint.replace_adapter(folder, self._write_adapter), "the best adapter"
+            lambda: checkpoint.replace_adapter(folder, self.write_adapter), "the best adapter"
         )
         return not self.group.highest(int(not saved))
 
@@ -266,7 +282,7 @@ class Trainer:
             self.context.run.path / "checkpoints",
             self.state,
             self.take_step.optimizer,
-            self._write_adapter,
+            self.write_adapter,
             self.recipe.keep_checkpoints,
             identity.conditions(),
         )
@@ -325,7 +341,8 @@ class Trainer:
             recompute_blocks(self.model)
         return spec
 
-    def _write_adapter(self, folder: Path) -> None:
+    def write_adapter(self, folder: Path) -> None:
+        """Write the adapter as it is now into an existing folder."""
         config = self.context.config
         lora.save(
             folder,
@@ -387,7 +404,7 @@ class Trainer:
             "dropped_rows": len(self.train_set.dropped_ids),
             "cut_rows": len(self.train_set.cut_ids),
             "steps_per_epoch": self.steps_per_epoch,
-            "padding": plans.padding_share(self._plan(0), self.lengths),
+            "padding": plans.padding_share(self.plan(0), self.lengths),
             "trainable_parameters": self._trainable_parameters(),
             "ranks": self.group.size,
         }

@@ -11,7 +11,6 @@ checkpoint) is summed with the zeros of the others, byte by byte, which is exact
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeVar
@@ -20,15 +19,9 @@ import numpy as np
 
 from ecellm_mlx.backend import mx, tree_flatten, tree_unflatten
 from ecellm_mlx.errors import JobError
+from ecellm_mlx.training.launch import launched
 
 T = TypeVar("T")
-# What mlx.launch (ring, jaccl, nccl) and Open MPI set in each process they start.
-RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
-
-
-def launched() -> bool:
-    """Whether this process was started by ``mlx.launch``, alone or with others."""
-    return any(name in os.environ for name in RANK_VARIABLES)
 
 
 @cache
@@ -77,7 +70,7 @@ class Ranks:
         """
         if self.size == 1:
             return tree
-        names, arrays = zip(*tree_flatten(tree), strict=True)
+        names, arrays = zip(*_by_name(tree), strict=True)
         ends = np.cumsum([array.size for array in arrays]).tolist()
         flat = self._all_sum(mx.concatenate([array.reshape(-1) for array in arrays]))
         parts = mx.split(flat, ends[:-1])
@@ -97,7 +90,7 @@ class Ranks:
         if self.size == 1:
             return tree
         copied = []
-        for name, array in tree_flatten(tree):
+        for name, array in _by_name(tree):
             # At least one dimension, which a view of another width needs.
             words = array.reshape(-1).view(mx.uint8)
             total = self._all_sum(words if self.leader else mx.zeros_like(words))
@@ -120,7 +113,7 @@ class Ranks:
             Exception: ``error`` itself, where this rank is the first that has one.
             JobError: another rank has one.
         """
-        texts = self.texts("" if error is None else str(error))
+        texts = self.texts("" if error is None else str(error) or "it was stopped")
         failed = [rank for rank, text in enumerate(texts) if text]
         if not failed:
             return
@@ -146,3 +139,8 @@ class Ranks:
                 cure="start all of them again with `ecellm resume` under mlx.launch",
             ) from None
         return total
+
+
+def _by_name(tree: Any) -> list[tuple[str, mx.array]]:
+    """All arrays in an order that is the same on every rank, whatever that of the tree."""
+    return sorted(tree_flatten(tree), key=lambda item: item[0])
