@@ -6,6 +6,7 @@ them for things through their run directories, and may end at any time.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from textual.widget import Widget
 
 from ecellm_mlx.errors import EcellmError, JobError, UsageError
 from ecellm_mlx.jobs import Control, RunDirectory
-from tui import runs, settings
+from tui import child, runs, settings
 from tui.commands import KeyCommands
 from tui.messages import (
     JobResumed,
@@ -42,6 +43,7 @@ from tui.themes import THEMES
 from tui.widgets.nav import NavItem
 
 REAP_INTERVAL_S = 1.0
+SWITCH_INTERVAL_S = 0.001
 
 
 class EcellmApp(App[None]):
@@ -84,6 +86,10 @@ class EcellmApp(App[None]):
             self.theme = self._saved.theme
         self.theme_changed_signal.subscribe(self, lambda theme: self._theme_chosen(theme.name))
         self.set_interval(REAP_INTERVAL_S, self._reap)
+
+    def on_unmount(self) -> None:
+        """Wait for no child: what is under way here can be done again."""
+        child.end_all()
 
     def complain(self, sentence: str) -> None:
         """Show an error that belongs to no field."""
@@ -238,17 +244,25 @@ class EcellmApp(App[None]):
         self.children_started = [c for c in self.children_started if c.poll() is None]
 
 
-def main() -> None:
-    """Open the app.
+def main(web: tuple[str, int] | None = None) -> None:
+    """Open the app, or serve it to browsers at ``web`` (host, port).
 
     Raises:
-        UsageError: there is no terminal to draw on.
+        UsageError: there is no terminal to draw on, or it cannot be served.
     """
-    # Textual reads keys from stdin and draws on stderr.
-    if not all(stream and stream.isatty() for stream in (sys.__stdin__, sys.__stderr__)):
+    if web:
+        from tui.web import serve
+
+        serve(*web)
+        return
+    # Textual reads keys from stdin and draws on stderr; a server has its own driver.
+    terminal = all(stream and stream.isatty() for stream in (sys.__stdin__, sys.__stderr__))
+    if not terminal and not os.environ.get("TEXTUAL_DRIVER"):
         raise UsageError(
             "the ecellm screen needs a terminal",
             got="a pipe or a file",
             cure="run a command instead; `ecellm --help` lists them",
         )
+    # Threads that read and check must not hold up a key for longer than this.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     EcellmApp().run()

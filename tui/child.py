@@ -27,6 +27,15 @@ def command_line(words: Sequence[str]) -> str:
     return shlex.join(["ecellm", *words])
 
 
+_live: list[CommandRun] = []
+
+
+def end_all() -> None:
+    """End every child: the app is closing, and must not wait for answers."""
+    for run in list(_live):
+        run.end()
+
+
 class CommandRun:
     """One ``ecellm …``. ``lines`` starts it; afterwards code and output are known."""
 
@@ -51,6 +60,13 @@ class CommandRun:
     def lines(self) -> Iterator[str]:
         """Start the child and give what it says on stderr, line by line, to its end."""
         self.began = time.monotonic()
+        _live.append(self)
+        try:
+            yield from self._lines()
+        finally:
+            _live.remove(self)
+
+    def _lines(self) -> Iterator[str]:
         # stdout may be large; a file cannot fill up and block the child as a pipe can.
         with tempfile.TemporaryFile() as stdout:
             try:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
+    from ecellm_mlx.catalog.review import ReviewFile
     from ecellm_mlx.jobs import RunDirectory
     from tui.child import CommandRun
     from tui.device import Diagnosis, Machine
     from tui.evaluations import Line, Miss
     from tui.found import FoundAdapter
     from tui.history import LogLine, RunView
-    from tui.review_file import ReviewFile
     from tui.runs import RunSummary
 
 
@@ -316,3 +316,11 @@ class ReviewRead(Message):
 
     file: ReviewFile | None
     problem: str = ""
+
+
+@dataclass
+class Applied(Message):
+    """Decisions were taken over: what ``ecellm catalog correct --json`` says."""
+
+    value: Any
+    problem: str

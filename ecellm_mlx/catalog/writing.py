@@ -70,6 +70,7 @@ def write(
     out: Path,
     *,
     review_below: float | None = None,
+    keep_review: bool = False,
     tick: Callable[[], None] = lambda: None,
 ) -> Written:
     """Write all files of a job.
@@ -80,6 +81,7 @@ def write(
         journal: with an answer for each of its rows.
         out: the table to write.
         review_below: confidence under which a row goes to the review file.
+        keep_review: leave the review file that is there alone.
         tick: called now and then, to show that the job lives.
 
     Raises:
@@ -91,10 +93,14 @@ def write(
         for torn in path.parent.glob(f".{glob.escape(path.name)}.????????"):
             torn.unlink()
     try:
-        return _write(table, question, journal, out, review_below, tick, as_utf8=False)
+        return _write(
+            table, question, journal, out, review_below, keep_review, tick, as_utf8=False
+        )
     except tables.EncodingGap:
         # An answer may hold a character that the table's own encoding lacks.
-        return _write(table, question, journal, out, review_below, tick, as_utf8=True)
+        return _write(
+            table, question, journal, out, review_below, keep_review, tick, as_utf8=True
+        )
 
 
 def _write(
@@ -103,6 +109,7 @@ def _write(
     journal: Journal,
     out: Path,
     review_below: float | None,
+    keep_review: bool,
     tick: Callable[[], None],
     *,
     as_utf8: bool,
@@ -113,7 +120,7 @@ def _write(
         main = stack.enter_context(tables.writer(table, out, columns, as_utf8=as_utf8))
         rejects = _Side(rejects_path(out), ["line", "reason", "row"], stack)
         titles = [LINE, KEY, *question.columns, *done.columns, CORRECTION]
-        review = _Side(review_path(out), titles, stack)
+        review = _Side(review_path(out), titles, stack, keep=keep_review)
         for block in _blocks(table, question):
             tick()
             entries = journal.entries([p.key for _, p in block if p and p.row])
@@ -158,11 +165,19 @@ def _for_review(
 class _Side:
     """A file beside the table that is written only if something goes into it."""
 
-    def __init__(self, path: Path, titles: Sequence[str], stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        path: Path,
+        titles: Sequence[str],
+        stack: contextlib.ExitStack,
+        *,
+        keep: bool = False,
+    ) -> None:
         self._path, self._titles, self._stack = path, titles, stack
         self._lines: plain.Lines | None = None
-        # One of an earlier run must not be taken for this one's.
-        stack.callback(self._remove_old)
+        if not keep:
+            # One of an earlier run must not be taken for this one's.
+            stack.callback(self._remove_old)
 
     def write(self, values: Sequence[tables.Value]) -> None:
         if self._lines is None:

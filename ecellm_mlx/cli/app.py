@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,6 +49,9 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Serve the UI to a browser.")] = False,
+    host: Annotated[str, typer.Option(help="With --web: the address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="With --web: the port.")] = 8765,
 ) -> None:
     """Without a verb, open the terminal UI. --debug shows tracebacks."""
     if version:
@@ -57,7 +60,7 @@ def root(
         emit(f"ecellm-mlx {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        _open_face("tui")
+        _open_face("tui", **({"web": (host, port)} if web else {}))
 
 
 @app.command()
@@ -128,7 +131,7 @@ def locate(
         raise UsageError(f"locate {what!r} is unknown", expected=", ".join(places))
 
 
-def _open_face(name: str) -> None:
+def _open_face(name: str, **options: Any) -> None:
     """Start a face that the installation offers; the engine imports none by itself."""
     from importlib.metadata import entry_points
 
@@ -139,4 +142,4 @@ def _open_face(name: str) -> None:
         raise EcellmError(
             "the terminal UI is not installed", cure="install ecellm-mlx again with pip"
         )
-    next(iter(found)).load()()
+    next(iter(found)).load()(**options)

@@ -11,7 +11,9 @@ from ecellm_mlx.cli import catalog_match, options
 from ecellm_mlx.cli import catalog_options as own
 from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate
 
-app = typer.Typer(help="Product tables: show, preview, run, match.", no_args_is_help=True)
+app = typer.Typer(
+    help="Product tables: show, preview, run, match, correct.", no_args_is_help=True
+)
 
 app.command()(catalog_match.match)
 
@@ -144,6 +146,38 @@ def preview(
         for p in found
     ]
     emit_table("", [content.unit, "answer", "confidence"], rows)
+
+
+@app.command()
+def correct(
+    run: options.Run,
+    rows: Annotated[
+        Path | None, typer.Option(help="Write the decided rows as training rows (.jsonl).")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Take over what a person wrote into the column correction of a run's review file.
+
+    Example: ecellm catalog correct RUN --rows my-rows/train.jsonl
+    """
+    from ecellm_mlx import jobs
+    from ecellm_mlx.catalog import review
+
+    done = review.apply(jobs.find(run), rows)
+    narrate(f"{done.decided} rows decided, {done.corrected} of them corrected")
+    if json:
+        emit_json(
+            {
+                "decided": done.decided,
+                "corrected": done.corrected,
+                "out": str(done.out),
+                "rows": str(done.rows) if done.rows else None,
+            }
+        )
+        return
+    emit(str(done.out))
+    if done.rows:
+        emit(str(done.rows))
 
 
 @app.command()

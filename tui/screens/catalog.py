@@ -107,6 +107,7 @@ class CatalogScreen(PlaceScreen):
         super().__init__()
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []
+        self._asked: list[str] = []
         self._starting = False
         self._out_touched = False
         self._runs: list[Path] = []
@@ -369,7 +370,10 @@ class CatalogScreen(PlaceScreen):
     def _edited(self) -> None:
         order = self.order
         self.show_command(command_line(order.words()))
-        if order.table and order.model and order.mapping:
+        # What has no part in the question must not undo an answer that is under way.
+        asked = [order.table, *order.question()]
+        if order.table and order.model and order.mapping and asked != self._asked:
+            self._asked = asked
             self._preview(order, False)
 
     def _show_prompt(self) -> None:

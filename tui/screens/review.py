@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Footer, Input, Label, Static
 
+from ecellm_mlx import workspace
+from ecellm_mlx.catalog import review
+from ecellm_mlx.catalog.review import ReviewFile, ReviewItem
 from ecellm_mlx.errors import EcellmError
 from ecellm_mlx.jobs import RunDirectory
-from tui import review_file
+from tui import child
 from tui.cells import GOOD, WARNING, cell
-from tui.messages import ReviewRead
-from tui.review_file import ReviewFile, ReviewItem
+from tui.messages import Applied, ReviewRead
 from tui.screens.base import chosen_row
 from tui.widgets.answer_pane import bar
 from tui.widgets.command_line import CommandLine
@@ -62,11 +65,17 @@ class ReviewScreen(Screen[None]):
 
     Accept an answer, or write the right one. Every decision is saved at once, in the last
     column of the review file beside the output, where a spreadsheet program finds it too.
+
+    Apply takes the decisions over: the table is written again with them, no later run
+    replaces them, and they become training rows that the Train screen offers.
     """
     BINDINGS = [
         Binding("a", "accept", "Accept", id="review.accept"),
         Binding("c,enter", "correct", "Correct", id="review.correct"),
         Binding("u", "undo", "Undecide", id="review.undo"),
+        Binding(
+            "s", "apply", "Apply", id="review.apply", tooltip="Into table and training rows"
+        ),
         Binding("ctrl+y", "copy", "Copy command", show=False, id="review.copy"),
         Binding("escape", "dismiss", "Back", id="review.back"),
     ]
@@ -77,6 +86,8 @@ class ReviewScreen(Screen[None]):
         self.run = RunDirectory(run)
         self.file: ReviewFile | None = None
         self.items: list[ReviewItem] = []
+        self._decisions: dict[str, str] = {}
+        self._saving = threading.Lock()
 
     def compose(self) -> ComposeResult:
         """The table, the row."""
@@ -84,7 +95,7 @@ class ReviewScreen(Screen[None]):
         with Vertical(id="review-body", classes="body"):
             with Vertical(id="review-pane", classes="pane") as pane:
                 pane.border_title = Content(f"Review of {self.run.path.name}")
-                pane.border_subtitle = "a accept · c correct · u undecide · esc back"
+                pane.border_subtitle = "a accept · c correct · u undecide · s apply"
                 yield ReviewTable(id="review", cursor_type="row")
                 yield Static(id="review-problem", classes="problem", markup=False)
             with VerticalScroll(id="item-pane", classes="pane") as pane:
@@ -122,6 +133,14 @@ class ReviewScreen(Screen[None]):
         """Forget the decision."""
         if item := self._chosen():
             self._decide(item, "")
+
+    def action_apply(self) -> None:
+        """Take the decisions over, with the command that is shown."""
+        if not any(item.correction for item in self.items):
+            self.notify("Nothing is decided yet.", severity="warning")
+            return
+        self.notify("Applying the decisions …", timeout=2)
+        self._apply()
 
     def action_copy(self) -> None:
         """Copy the command that is shown."""
@@ -162,7 +181,8 @@ class ReviewScreen(Screen[None]):
             table.move_cursor(row=table.cursor_row + 1)
         self._show_title()
         self._show_item()
-        self._save({known.key: known.correction for known in self.items})
+        self._decisions = {known.key: known.correction for known in self.items}
+        self._save()
 
     def _cells(self, item: ReviewItem) -> list[Text]:
         if not item.correction:
@@ -198,24 +218,51 @@ class ReviewScreen(Screen[None]):
                 Content.styled(name.ljust(22), MUTED) + Content(value) for name, value in facts
             ]
             self.query_one("#item", Static).update(Content("\n").join(lines))
-        if self.file:
-            self.query_one(CommandLine).show(str(self.file.path))
+        self.query_one(CommandLine).show(child.command_line(self._words()))
+
+    def _words(self) -> list[str]:
+        """The command that applies the decisions."""
+        name = (
+            Path(self.file.path.name.removesuffix(".review.csv")).name if self.file else "rows"
+        )
+        rows = workspace.current().datasets / f"{name}-reviewed" / "train.jsonl"
+        return ["catalog", "correct", str(self.run.path), "--rows", str(rows)]
 
     @work(thread=True, group="read")
     def _read(self) -> None:
         try:
-            self.post_message(ReviewRead(review_file.read(review_file.of_run(self.run))))
+            self.post_message(ReviewRead(review.read(review.of_run(self.run))))
         except EcellmError as error:
             self.post_message(ReviewRead(None, str(error)))
         except KeyError as error:
             self.post_message(ReviewRead(None, f"{self.run.path}: job.json has no {error}."))
 
+    @on(Applied)
+    def _applied(self, event: Applied) -> None:
+        if event.problem:
+            self.notify(event.problem, severity="error", timeout=10, markup=False)
+            return
+        value = event.value
+        self.notify(
+            f"{value['decided']} rows decided, {value['corrected']} of them corrected. "
+            f"Training rows: {value['rows']}",
+            timeout=10,
+            markup=False,
+        )
+
+    @work(thread=True, exclusive=True, group="apply")
+    def _apply(self) -> None:
+        value, problem = child.ask([*self._words(), "--json"])
+        self.post_message(Applied(value, problem))
+
     @work(thread=True, group="save")
-    def _save(self, corrections: dict[str, str]) -> None:
+    def _save(self) -> None:
         if self.file is None:
             return
         try:
-            review_file.save(self.file, corrections)
+            with self._saving:
+                # The newest decisions, whichever thread gets here last.
+                review.save(self.file, self._decisions)
         except (EcellmError, OSError) as error:
             self.app.call_from_thread(
                 self.notify, f"Not saved: {error}", severity="error", markup=False
