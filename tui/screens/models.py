@@ -109,6 +109,7 @@ class ModelsScreen(PlaceScreen):
     def preset(self, values: dict[str, str]) -> None:
         """Put the cursor on a model."""
         self._wanted = values.get("model", "")
+        self._go_to_wanted()
 
     def command_ended(self, run: CommandRun) -> None:
         """Show what is new."""
@@ -186,9 +187,7 @@ class ModelsScreen(PlaceScreen):
                     for column, cell in zip(COLUMNS, self._cells(entry), strict=True):
                         table.update_cell(entry.name, column, cell, update_width=True)
         self.entries = entries
-        if self._wanted in entries:
-            table.move_cursor(row=list(entries).index(self._wanted))
-            self._wanted = ""
+        self._go_to_wanted()
         self._show_details()
 
     def _cells(self, entry: ModelEntry) -> list[Text]:
@@ -211,6 +210,13 @@ class ModelsScreen(PlaceScreen):
 
     def _chosen(self) -> ModelEntry | None:
         return self.entries.get(chosen_row(self.query_one(ModelTable)) or "")
+
+    def _go_to_wanted(self) -> None:
+        """Put the cursor where another place asked for it, once the row is there."""
+        if self._wanted in self.entries:
+            row = list(self.entries).index(self._wanted)
+            self.query_one(ModelTable).move_cursor(row=row)
+            self._wanted = ""
 
     def _show_details(self) -> None:
         if not (entry := self._chosen()):

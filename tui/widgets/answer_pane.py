@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from tui.widgets.facts import MUTED
 
-BAR_WIDTH = 16
+BAR_WIDTH = 10
 SHOWN_OPTIONS = 20
 ENDINGS = {"length": "at the limit", "cancelled": "ended by you"}
 EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -94,7 +94,7 @@ def _bars(options: Sequence[Sequence[Any]]) -> list[Content]:
     ordered = sorted(options, key=lambda option: -option[1])[:SHOWN_OPTIONS]
     return [
         Content.styled(bar(share), "$text-primary")
-        + Content(f" {share:6.1%}  ")
+        + Content(f" {share:5.0%} ")
         + Content.styled(str(label), "bold" if n == 0 else "")
         for n, (label, share) in enumerate(ordered)
     ]
