@@ -20,8 +20,14 @@ import mlx.core as mx
 from converters.errors import ConversionError
 from converters.shards import Part, Tensor
 
-# Architectures whose tensors have the same names and layout in mlx-lm and transformers.
-HF_LAYOUT = ("llama", "mistral", "phi", "qwen2")
+# Architectures whose tensors have the same names and layout in mlx-lm and transformers,
+# and the class that loads them there.
+HF_LAYOUT = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "phi": "PhiForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+}
 # What a configuration says of MLX's quantization, or of code and places that stay behind.
 LEFT_BEHIND = (
     "quantization",
@@ -143,6 +149,9 @@ def clean_config(config: dict[str, Any], *, dtype: str, tied: bool | None) -> di
     result = {key: value for key, value in config.items() if key not in LEFT_BEHIND}
     result.pop("dtype", None)
     result["torch_dtype"] = dtype
+    if name := HF_LAYOUT.get(str(config.get("model_type"))):
+        # A base with code of its own names a class there that the result does not need.
+        result["architectures"] = [name]
     if tied is not None:
         # Said in so many words: libraries have different defaults.
         result["tie_word_embeddings"] = tied

@@ -254,7 +254,11 @@ def test_an_adapter_alone_adds_what_fusing_adds(
         ["q_proj", "k_proj", "down_proj"] if name != "phi" else ["q_proj", "v_proj", "fc1"]
     )
     adapter = make_adapter(
-        tmp_path / "a", base, [*targets, *(["lm_head"] if name != "llama" else [])]
+        tmp_path / "a",
+        base,
+        [*targets, *(["lm_head"] if name != "llama" else [])],
+        # A rank and a scale of its own, which is moved into B.
+        own={"model.layers.1.self_attn.q_proj": lora.Shape(2, 2.5)},
     )
     source = merging.Source(str(base), adapter)
     plain, _ = to_gguf.export(merging.Source(str(base), None), tmp_path / "b", kind="f32")
