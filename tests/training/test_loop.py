@@ -15,7 +15,7 @@ from ecellm_mlx.backend import mx, nn, tree_map
 from ecellm_mlx.data import batches, encoding, rows
 from ecellm_mlx.errors import DataError, JobError
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import checkpoint, loop, loss
+from ecellm_mlx.training import checkpoint, loop, loss, ranks, validation
 from ecellm_mlx.training import step as step_module
 from ecellm_mlx.training.launch import launch
 
@@ -237,3 +237,51 @@ def test_log_sum_exp_keeps_its_digits_and_those_of_its_gradient(vocabulary: int)
     assert np.abs(got / expected - 1).max() < 2e-7
     gradient = mx.grad(lambda x: loss.log_sum_exp(x).sum())(mx.array(values))
     assert np.abs(np.array(gradient) / np.exp(exact - expected[:, None]) - 1).max() < 5e-6
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "validated", "saved"),
+    [
+        # 18 rows in steps of 4: five steps an epoch, the last of them smaller.
+        (["epochs=1.5"], 8, [5, 8], [5, 8]),
+        (["epochs=0.3"], 2, [2], [2]),
+        (["max_steps=7", "eval_every=3", "save_every=2"], 7, [3, 6, 7], [2, 4, 6, 7]),
+    ],
+)
+def test_epochs_and_steps_decide_when_to_validate_and_save(
+    settings: list[str],
+    steps: int,
+    validated: list[int],
+    saved: list[int],
+    tiny: Path,
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    run = Run(tiny, dataset, tmp_path / "run", *settings)
+    assert run.train()[1]["steps"] == steps
+    assert [event.step for event in run.events(events.EvalMetrics)] == validated
+    assert [event.step for event in run.events(events.Checkpoint)] == saved
+
+
+def test_early_stop_keeps_the_best_adapter_when_its_checkpoint_is_gone(
+    tiny: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """Rates that are far too high make validation worse soon."""
+    settings = ["learning_rate=1", "warmup_ratio=0", "schedule=constant", "epochs=20"]
+    patience = ["eval_every=1", "save_every=1", "keep_checkpoints=1", "early_stop_patience=3"]
+    run = Run(tiny, dataset, tmp_path / "run", *settings, *patience)
+    outcome, results = run.train()
+    losses = {event.step: event.loss for event in run.events(events.EvalMetrics)}
+    best = min(losses, key=lambda step: losses[step])
+    assert outcome == "finished"
+    assert results["best_step"] == best
+    assert results["steps"] == best + 3 < 100
+    assert any("stopped early" in event.message for event in run.events(events.Warned))
+    folders = checkpoint.complete(run.run.path / "checkpoints")
+    assert [folder.name for folder in folders] == [f"{best + 3:08d}"]
+    config = json.loads((run.run.path / "adapter" / "adapter_config.json").read_text())
+    assert config["ecellm"]["metrics"]["step"] == best
+    kept = loading.load(tiny)
+    lora.load(kept.model, run.run.path / "adapter", base=kept.fingerprint)
+    again = validation.validation_loss(kept.model, run.trainer.val_batches, ranks.Ranks(None))
+    assert again == pytest.approx(losses[best], rel=1e-5)
