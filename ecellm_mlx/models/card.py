@@ -142,7 +142,7 @@ def legal_files(folder: Path) -> list[Path]:
 
 def render(facts: Provenance) -> str:
     """The card as Markdown with the hub's front matter."""
-    title = "adapter" if facts.kind in ("mlx-adapter", "peft", "gguf-adapter") else "model"
+    title = "adapter" if facts.kind in ("mlx-adapter", "gguf-adapter") else "model"
     tuned = bool(facts.ecellm or facts.job)
     what = (
         f"A LoRA {title} of {facts.base.name} for e-commerce tasks"
@@ -175,9 +175,9 @@ def _licences(card: ModelCard) -> Iterable[str]:
 
 
 def _front_matter(facts: Provenance, tuned: bool) -> str:
-    library = {"mlx": "mlx", "mlx-adapter": "mlx", "hf": "transformers", "peft": "peft"}
+    library = {"mlx": "mlx", "mlx-adapter": "mlx", "hf": "transformers"}
     relation = "finetune"
-    if facts.kind.endswith(("adapter", "peft")):
+    if facts.kind.endswith("adapter"):
         relation = "adapter"
     elif not tuned:
         relation = "quantized"

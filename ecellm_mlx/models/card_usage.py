@@ -24,12 +24,6 @@ answer = model.generate(**tokens, max_new_tokens=100)[0, tokens["input_ids"].sha
 print(tokenizer.decode(answer, skip_special_tokens=True))
 ```
 """,
-    "peft": """```python
-from peft import AutoPeftModelForCausalLM
-
-model = AutoPeftModelForCausalLM.from_pretrained(".")  # on {base}
-```
-""",
     "gguf": """LM Studio and llama.cpp take `{file}` as it is. For Ollama, put this into a file
 `Modelfile`; the prompt below is sent whole, so no chat template may be wrapped around it:
 
