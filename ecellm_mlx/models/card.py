@@ -160,7 +160,9 @@ def render(facts: Provenance) -> str:
         _prompt(facts.frame),
     ]
     if tuned:
-        parts += [_data(facts.job), _recipe(facts), _metrics(facts)]
+        parts += [_data(facts.job), _recipe(facts)]
+    if tuned or facts.scores:
+        parts.append(_metrics(facts))
     if facts.divergence:
         parts.append(_divergence(facts.divergence))
     parts.append(_licence(facts.base))
