@@ -8,10 +8,12 @@ The rest of the engine imports mlx through ``ecellm_mlx.backend``, which sees to
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import sys
@@ -190,6 +192,59 @@ def available_memory_gb() -> float:
     import psutil
 
     return psutil.virtual_memory().available / GIB
+
+
+def expected_device() -> str:
+    """The device that MLX will compute on, without importing it."""
+    if "mlx.core" in sys.modules:
+        return prepare().device
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "metal"
+    for name in ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version(name)
+            return "cuda"
+    return "cpu"
+
+
+def metal_limit_gb(total_gb: float) -> float:
+    """About what Metal recommends to use at most on a Mac with so much memory (GiB).
+
+    The exact number is the device's ``max_recommended_working_set_size``: two thirds of
+    smaller memories, three quarters of larger ones.
+    """
+    return total_gb * (0.75 if total_gb >= 36 else 0.67)
+
+
+def memory_limit_gb() -> float:
+    """Above this a job cannot run here (GiB); infinite where only the device knows."""
+    device = expected_device()
+    if device == "cuda":
+        return math.inf
+    total = total_memory_gb()
+    return metal_limit_gb(total) if device == "metal" else total
+
+
+def wire_memory() -> int | None:
+    """On Metal keep what MLX uses in memory, up to the limit that the device recommends.
+
+    Otherwise macOS may page out weights between two steps, which makes large models
+    many times slower.
+
+    Returns:
+        The limit in bytes; None on other devices, or where macOS is too old for it.
+    """
+    if prepare().device != "metal":
+        return None
+    import mlx.core as mx  # noqa: TID251
+
+    limit = int(mx.device_info()["max_recommended_working_set_size"])
+    try:
+        mx.set_wired_limit(limit)
+    except (RuntimeError, ValueError):
+        # Before macOS 15 there is no residency to ask for.
+        return None
+    return limit
 
 
 @dataclass(frozen=True)

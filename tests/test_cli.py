@@ -40,6 +40,7 @@ def test_loads_nothing_heavy(code: str) -> None:
     "verb",
     [
         ("demo",), ("doctor",), ("locate",), ("train",), ("resume",), ("runs",), ("stop",),
+        ("pause",), ("checkpoint",), ("plan",),
         ("watch",), ("eval",), ("score",), ("compare",), ("report",), ("serve",), ("study",),
         ("models", "list"), ("models", "pull"), ("models", "import"),
         ("models", "show"), ("data", "check"), ("data", "show"), ("data", "split"),

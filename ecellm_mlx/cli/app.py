@@ -15,6 +15,7 @@ from ecellm_mlx.cli import (
     export,
     generate,
     models,
+    plan,
     push,
     runs,
     serve,
@@ -36,6 +37,7 @@ app.add_typer(catalog.app, name="catalog")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(export.app, name="export")
 runs.register(app)
+plan.register(app)
 evaluate.register(app)
 generate.register(app)
 serve.register(app)

@@ -33,6 +33,9 @@ def train(
     ] = None,
     out: options.RunFolder = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start even if it is predicted not to fit.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Train a LoRA adapter.
@@ -44,9 +47,11 @@ def train(
     if launched():
         from ecellm_mlx.cli import together
 
-        together.train(model, data, recipe, settings or (), out, json=json)
+        together.train(model, data, recipe, settings or (), out, force=force, json=json)
         return
-    start_and_follow(launch(model, data, recipe, settings or (), out), detach, json)
+    start_and_follow(
+        launch(model, data, recipe, settings or (), out, force=force), detach, json
+    )
 
 
 def resume(

@@ -29,10 +29,14 @@ def train(
     overrides: Iterable[str],
     out: Path | None,
     *,
+    force: bool,
     json: bool,
 ) -> None:
     """Train on all ranks and print the run on the first."""
-    _run(lambda start: parallel.train(model, data, recipe, overrides, out, start), json)
+    _run(
+        lambda start: parallel.train(model, data, recipe, overrides, out, start, force=force),
+        json,
+    )
 
 
 def resume(name: str, *, json: bool) -> None:

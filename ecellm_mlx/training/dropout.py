@@ -23,8 +23,16 @@ class KeyedDropout(nn.Dropout):
         """Same shape as ``x``."""
         if self._p_1 == 1 or not self.training:
             return x
-        mask = mx.random.bernoulli(self._p_1, x.shape, key=self._key)
-        return (mask * x) * (1 / self._p_1)
+        return (self.mask(x.shape) * x) * (1 / self._p_1)
+
+    @property
+    def share(self) -> float:
+        """Share of the elements that are kept: 1 while not training."""
+        return self._p_1 if self.training else 1.0
+
+    def mask(self, shape: tuple[int, ...]) -> mx.array:
+        """The kept elements of the current key, boolean."""
+        return mx.random.bernoulli(self._p_1, shape, key=self._key)
 
 
 class AdapterDropout:

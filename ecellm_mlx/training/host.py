@@ -14,7 +14,7 @@ without a past: what stays in memory are its inputs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn, tree_flatten
 from ecellm_mlx.inference.host import MODELS, HostKernels
+from ecellm_mlx.training.dropout import KeyedDropout
 
 # Values that are worked on at once (256 KB of each array), to stay in cache.
 BLOCK = 1 << 16
@@ -67,6 +68,8 @@ class HostGradients(HostKernels):
         for kind in {type(block) for block in model.layers}:
             self._swaps.append((kind, "__call__", _cutting(kind.__call__)))
         self._swaps.append((LoRALinear, "__call__", _lora_or(LoRALinear.__call__)))
+        losses, original = nn.losses, nn.losses.cross_entropy
+        self._swaps.append((losses, "cross_entropy", _cross_entropy_or(original)))
         original = nn.gelu_approx
         self._swaps.append((nn, "gelu_approx", _float32_or(gelu_approx, original)))
 
@@ -210,46 +213,105 @@ def _weights(queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
     return scores, mx.array(totals.reshape(*scores.shape[:-1], 1))
 
 
-def lora_linear(
-    x: mx.array, dropped: mx.array, a: mx.array, b: mx.array, layer: nn.Module, scale: float
-) -> mx.array:
-    """x Wᵀ + bias + scale · dropped A B, in two products and one that adds to them.
+def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    """Sum of −log softmax(logits)[target]. Keeps the logits, and no copies of them.
 
     Args:
-        x: (…, in), float32; ``dropped`` is x after dropout, or x itself.
+        logits: (N, vocab), float32.
+        targets: (N,) integers.
+    """
+    chosen = np.asarray(targets)
+    each = np.arange(len(chosen))
+
+    @_differentiable
+    def total(logits: mx.array) -> mx.array:
+        values = np.asarray(logits)
+        sums = np.empty(len(values), np.float32)
+        for n, row in enumerate(values):
+            largest = row.max()
+            sums[n] = np.log(np.exp(row - largest).sum()) + largest
+        return mx.array((sums - values[each, chosen]).sum())
+
+    def gradients(logits: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+        values = np.asarray(logits)
+        result = np.empty_like(values)
+        for row, out in zip(values, result, strict=True):
+            np.exp(row - row.max(), out=out)
+            out /= out.sum()
+        result[each, chosen] -= 1
+        result *= np.asarray(cotangent)
+        return mx.array(result)
+
+    total.vjp(gradients)
+    return total(logits)
+
+
+def lora_linear(
+    x: mx.array,
+    a: mx.array,
+    b: mx.array,
+    layer: nn.Module,
+    scale: float,
+    mask: mx.array | None = None,
+    share: float = 1.0,
+) -> mx.array:
+    """x Wᵀ + bias + scale · dropout(x) A B, in two products and one that adds to them.
+
+    Keeps ``x`` and ``mask`` only, and drops out again on the way back.
+
+    Args:
+        x: (…, in), float32.
         a, b: (in, r) and (r, out).
         layer: the frozen ``nn.Linear``; no gradient of its weights is computed.
         scale: factor on B.
+        mask: the elements that dropout keeps, of the shape of ``x``; None keeps all.
+        share: the share that it keeps.
     """
     weight, bias = layer.weight, layer.get("bias")
     wide, narrow = weight.shape
-    shared = dropped is x
 
-    def forward(x: mx.array, dropped: mx.array, a: mx.array, b: mx.array) -> mx.array:
+    def dropout(x: mx.array) -> mx.array:
+        return x if mask is None else (mask * x) * (1 / share)
+
+    @_differentiable
+    def product(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
         flat = x.reshape(-1, narrow)
         base = flat @ weight.T if bias is None else mx.addmm(bias, flat, weight.T)
-        y = mx.addmm(base, dropped.reshape(-1, narrow) @ a, scale * b)
+        y = mx.addmm(base, dropout(x).reshape(-1, narrow) @ a, scale * b)
         return _leaf(y).reshape(*x.shape[:-1], wide)
 
-    def backward(
-        shape: tuple[int, ...], given: Sequence[mx.array], dy: mx.array
-    ) -> tuple[mx.array, ...]:
-        dropped, a, b = given
-        dy, flat = dy.reshape(-1, wide), dropped.reshape(-1, narrow)
+    def gradients(primals: Any, cotangent: mx.array, _output: mx.array) -> Any:
+        x, a, b = primals
+        dy, flat = cotangent.reshape(-1, wide), dropout(x).reshape(-1, narrow)
         inner = dy @ (scale * b).T  # (N, r)
         da, db = _leaf(flat.T @ inner), _leaf((scale * (flat @ a)).T @ dy)
-        dx = dy @ weight
-        if shared:
-            return _leaf(mx.addmm(dx, inner, a.T)).reshape(shape), da, db
-        return _leaf(dx).reshape(shape), _leaf(inner @ a.T).reshape(shape), da, db
+        if mask is None:
+            return _leaf(mx.addmm(dy @ weight, inner, a.T)).reshape(x.shape), da, db
+        back = dropout((inner @ a.T).reshape(x.shape))
+        return _leaf((dy @ weight).reshape(x.shape) + back), da, db
 
-    if shared:
-        alone = _differentiable(lambda x, a, b: forward(x, x, a, b))
-        alone.vjp(lambda given, dy, _: backward(given[0].shape, given, dy))
-        return alone(x, a, b)
-    apart = _differentiable(forward)
-    apart.vjp(lambda given, dy, _: backward(given[0].shape, given[1:], dy))
-    return apart(x, dropped, a, b)
+    product.vjp(gradients)
+    return product(x, a, b)
+
+
+def recomputed(
+    function: Callable[..., mx.array], done: Callable[[], None]
+) -> Callable[..., mx.array]:
+    """``mx.checkpoint`` of ``function`` on arrays, for functions that use the host.
+
+    Args:
+        function: of arrays to one array.
+        done: called after ``function`` has run again on the way back.
+    """
+
+    def gradients(given: Any, cotangent: mx.array, _output: mx.array) -> Any:
+        found = [_leaf(g) for g in mx.vjp(function, list(given), [cotangent])[1]]
+        done()
+        return tuple(found)
+
+    kept = _differentiable(lambda *given: _leaf(function(*given)))
+    kept.vjp(gradients)
+    return kept
 
 
 @_differentiable
@@ -336,11 +398,25 @@ def _float32_or(
 
 def _lora_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def choose(self: nn.Module, x: mx.array) -> mx.array:
-        plain = type(self.linear) is nn.Linear
-        if plain and {x.dtype, self.linear.weight.dtype, self.lora_a.dtype} == {mx.float32}:
-            dropped = self.dropout(x)
-            return lora_linear(x, dropped, self.lora_a, self.lora_b, self.linear, self.scale)
-        return original(self, x)
+        keyed = isinstance(self.dropout, KeyedDropout)
+        plain = type(self.linear) is nn.Linear and (keyed or self.dropout._p_1 == 1)
+        dtypes = {x.dtype, self.linear.weight.dtype, self.lora_a.dtype}
+        if not plain or dtypes != {mx.float32}:
+            return original(self, x)
+        share, mask = (self.dropout.share if keyed else 1.0), None
+        if share < 1:
+            mask = _leaf(self.dropout.mask(x.shape))
+        return lora_linear(x, self.lora_a, self.lora_b, self.linear, self.scale, mask, share)
+
+    return choose
+
+
+def _cross_entropy_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def choose(logits: mx.array, targets: mx.array, *rest: Any, **named: Any) -> mx.array:
+        summed = not rest and named == {"reduction": "sum"}
+        if summed and logits.ndim == 2 and targets.ndim == 1 and logits.dtype == mx.float32:
+            return cross_entropy(logits, targets)
+        return original(logits, targets, *rest, **named)
 
     return choose
 

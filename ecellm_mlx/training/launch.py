@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx import jobs
+from ecellm_mlx import jobs, planning
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import RecipeError
 from ecellm_mlx.models import registry
@@ -42,6 +42,8 @@ def launch(
     recipe: str | None = None,
     overrides: Iterable[str] = (),
     out: Path | None = None,
+    *,
+    force: bool = False,
 ) -> jobs.RunDirectory:
     """Create the run directory of a training job; ``jobs.start`` starts it.
 
@@ -51,12 +53,13 @@ def launch(
         recipe: name or TOML file; the defaults when not given.
         overrides: ``key=value`` settings.
         out: run directory; a new one in the workspace when not given.
+        force: start also what is predicted not to fit into memory.
 
     Raises:
         ModelError, DataError, RecipeError: what is wrong, before anything starts.
         JobError, StorageError: ``out`` cannot be used.
     """
-    return create(prepare(model, data, recipe, overrides), out)
+    return create(prepare(model, data, recipe, overrides, force=force), out)
 
 
 def create(prepared: Prepared, out: Path | None) -> jobs.RunDirectory:
@@ -69,7 +72,12 @@ def create(prepared: Prepared, out: Path | None) -> jobs.RunDirectory:
 
 
 def prepare(
-    model: str, data: str, recipe: str | None = None, overrides: Iterable[str] = ()
+    model: str,
+    data: str,
+    recipe: str | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    force: bool = False,
 ) -> Prepared:
     """Check an order and resolve its names; the arguments are those of ``launch``.
 
@@ -79,7 +87,9 @@ def prepare(
     settings = recipes.read(recipe, overrides)
     base = registry.resolve(model)
     files = rows.dataset(Path(data))
-    rows.load(files.train)
+    train_rows = rows.load(files.train)
+    if not force:
+        planning.refuse_what_cannot_fit(model, settings, train_rows)
     fingerprints = {"base": base_fingerprint(base), "train": rows.digest([files.train])}
     if settings.early_stop_patience and not files.val:
         raise RecipeError(

@@ -71,6 +71,7 @@ class Trainer:
         # What the newest checkpoint on disk holds.
         self._saved: checkpoint.TrainerState | None = None
         self._check_shares()
+        runtime.wire_memory()
         runtime.reset_peak_memory()
         self.base = loading.load(
             context.config["model"], bits=self.recipe.bits, warn=self._warn

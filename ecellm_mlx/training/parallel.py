@@ -66,6 +66,8 @@ def train(
     overrides: Iterable[str],
     out: Path | None,
     on_leader: Callable[[RunDirectory], None] = lambda _: None,
+    *,
+    force: bool = False,
 ) -> int:
     """Train on all ranks; the arguments are those of ``launch.launch``.
 
@@ -80,7 +82,9 @@ def train(
     """
     group = ranks.current()
     overrides = list(overrides)
-    prepared = _together(group, lambda: launch.prepare(model, data, recipe, overrides))
+    prepared = _together(
+        group, lambda: launch.prepare(model, data, recipe, overrides, force=force)
+    )
     run = _together(group, lambda: launch.create(prepared, out) if group.leader else None)
     return _execute(group, run, on_leader, prepared.config)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecellm_mlx.backend import mx, nn
+from ecellm_mlx import runtime
+from ecellm_mlx.backend import mx, nn, tree_flatten, tree_unflatten
+from ecellm_mlx.training.host import recomputed
 
 
 def recompute_blocks(model: nn.Module) -> None:
@@ -26,6 +28,9 @@ def recompute_blocks(model: nn.Module) -> None:
             if not self.training:
                 return _forward(self, *args, **named)
 
+            if runtime.prepare().on_cpu:
+                return _on_host(self, _forward, *args, **named)
+
             def forward(parameters: Any, *inner: Any, **inner_named: Any) -> mx.array:
                 self.update(parameters)
                 return _forward(self, *inner, **inner_named)
@@ -34,3 +39,18 @@ def recompute_blocks(model: nn.Module) -> None:
 
         # A subclass for this model alone: others of its kind are not touched.
         block.__class__ = type(f"Checkpointed{kind.__name__}", (kind,), {"__call__": call})
+
+
+def _on_host(block: nn.Module, forward: Any, x: mx.array, *args: Any, **named: Any) -> mx.array:
+    """The same where the host computes, which leaves nothing to forget but the inputs."""
+    parameters = tree_flatten(block.trainable_parameters())
+    names = [name for name, _ in parameters]
+
+    def function(x: mx.array, *arrays: mx.array) -> mx.array:
+        block.update(tree_unflatten(list(zip(names, arrays, strict=True))))
+        return forward(block, x, *args, **named)
+
+    def restore() -> None:
+        block.update(tree_unflatten(parameters))
+
+    return recomputed(function, restore)(x, *(array for _, array in parameters))

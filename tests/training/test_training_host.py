@@ -64,15 +64,23 @@ def test_attention_of_very_large_scores_stays_finite() -> None:
 def test_lora_linear(bias: bool, dropout: bool) -> None:
     layer = nn.Linear(24, 40, bias=bias)
     a, b, x = normal(10, 24, 4), normal(11, 4, 40), normal(12, 3, 7, 24)
-    kept = mx.random.bernoulli(0.7, x.shape, key=mx.random.key(13)) if dropout else None
-
-    def dropped(x: mx.array) -> mx.array:
-        return x if kept is None else x * kept
+    mask = mx.random.bernoulli(0.7, x.shape, key=mx.random.key(13)) if dropout else None
 
     def ours(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
-        return host.lora_linear(x, dropped(x), a, b, layer, 0.5)
+        return host.lora_linear(x, a, b, layer, 0.5, mask, 0.7)
 
     def theirs(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
-        return layer(x) + 0.5 * ((dropped(x) @ a) @ b)
+        dropped = x if mask is None else x * mask / 0.7
+        return layer(x) + 0.5 * ((dropped @ a) @ b)
 
     assert_same(ours, theirs, x, a, b)
+
+
+def test_cross_entropy() -> None:
+    targets = mx.array([3, 0, 49, 7])
+
+    def theirs(logits: mx.array) -> mx.array:
+        return nn.losses.cross_entropy(logits, targets, reduction="sum")
+
+    logits = normal(14, 4, 50, spread=20.0)
+    assert_same(lambda x: host.cross_entropy(x, targets), theirs, logits)

@@ -1,0 +1,158 @@
+"""How much memory a training run will need, before anything runs.
+
+The peak is weights + adapter with its gradients and optimizer + what a forward pass
+keeps for the backward one + the logits at supervised positions + what one layer needs
+while it is computed. All follow from the model's shape, the recipe and the lengths of
+the rows; nothing is loaded. Constants count arrays that MLX keeps (``float32`` on the
+CPU backend, 16 bits elsewhere). On the CPU backend they are checked against
+``mx.get_peak_memory``; on Metal and CUDA they are an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ecellm_mlx.models.shape import Shape
+from ecellm_mlx.training.recipe import Recipe
+
+GIB = 1024**3
+GROUP_SIZE = 32
+# Scale and bias of each group of a quantized layer, two bytes each.
+GROUP_BYTES = 4
+# Weights, summed and new gradients, two moments, and the updated copy of one of them.
+ADAPTER_COPIES = 5
+# Logits and their gradient on the CPU backend, whose cross-entropy is our own; MLX's
+# makes more arrays of their size.
+CPU_LOGIT_COPIES, LOGIT_COPIES = 2, 7
+# ECInstruct rows as SmolLM2's tokenizer cuts them: characters of a token.
+CHARACTERS_PER_TOKEN = 3.6
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The micro-batch that decides the peak: rows, tokens of the longest, supervised."""
+
+    rows: int
+    length: int
+    supervised: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes of each part. ``transient`` is what one layer needs while it is computed."""
+
+    weights: int
+    adapter: int
+    activations: int
+    logits: int
+    transient: int
+
+    @property
+    def peak(self) -> int:
+        """All parts together; logits are gone before a layer goes back."""
+        rest = self.weights + self.adapter + self.activations
+        return rest + max(self.logits, self.transient)
+
+    @property
+    def peak_gb(self) -> float:
+        """The peak (GiB)."""
+        return self.peak / GIB
+
+    def to_json(self) -> dict[str, float]:
+        """Parts and peak in GiB."""
+        names = ("weights", "adapter", "activations", "logits", "transient")
+        parts = {f"{name}_gb": round(getattr(self, name) / GIB, 3) for name in names}
+        return {**parts, "peak_gb": round(self.peak_gb, 3)}
+
+
+def workload(lengths: Sequence[tuple[int, int]], recipe: Recipe) -> Workload:
+    """The largest micro-batch of rows given as (tokens, supervised tokens)."""
+    size = recipe.micro_batch_size
+    cut = sorted(((min(t, recipe.max_seq_length), s) for t, s in lengths), reverse=True)
+    if recipe.order == "shuffled":
+        # Any rows can meet, also those with the longest answers.
+        supervised = sum(sorted((s for _, s in cut), reverse=True)[:size])
+    else:
+        parts = [cut[i : i + size] for i in range(0, len(cut), size)]
+        supervised = max(sum(s for _, s in part) for part in parts)
+    longest = cut[:size]
+    return Workload(len(longest), longest[0][0], max(1, supervised))
+
+
+def adapter_parameters(shape: Shape, recipe: Recipe) -> int:
+    """Trainable numbers of a LoRA with the recipe's targets."""
+    total = 0
+    for name, (narrow, wide) in shape.linears.items():
+        if "all-linear" in recipe.targets or name in recipe.targets:
+            total += shape.layers * recipe.rank * (narrow + wide)
+    for name in ("lm_head", "embed_tokens"):
+        if name in recipe.targets:
+            total += recipe.rank * (shape.hidden + shape.vocab)
+    return total
+
+
+def weight_bytes(shape: Shape, bits: int, *, on_cpu: bool) -> int:
+    """The base in memory. The CPU backend holds float32, whatever is on disk."""
+    count = shape.block_parameters + shape.embedding_parameters
+    if on_cpu:
+        return count * 4
+    if not bits:
+        bits = shape.bits if shape.bits < 16 else 16
+    if bits >= 16:
+        return count * 2
+    quantized = shape.block_parameters + (0 if shape.tied_head else shape.vocab * shape.hidden)
+    packed = quantized * bits // 8 + quantized // GROUP_SIZE * GROUP_BYTES
+    return packed + (count - quantized) * 2
+
+
+def predict(shape: Shape, recipe: Recipe, work: Workload, *, on_cpu: bool) -> Prediction:
+    """Predict the peak of training ``shape`` by ``recipe`` on micro-batches of ``work``.
+
+    Args:
+        shape: the base.
+        recipe: bits, targets, dropout, gradient checkpointing.
+        work: the largest micro-batch.
+        on_cpu: whether MLX's CPU backend computes.
+    """
+    size = 4 if on_cpu else 2
+    tokens = work.rows * work.length
+    inner = shape.heads * shape.head_dim
+    gated = shape.model_type != "phi"
+    # Kept of each token in a block: its residuals and norms, queries, keys and values
+    # before and after rotation, attention's output twice, and the MLP's middle.
+    residual = (7 if gated else 5) * shape.hidden
+    kept = residual + 4 * inner + 3 * shape.kv + (3 if gated else 2) * shape.intermediate
+    adapted = {
+        name: size_
+        for name, size_ in shape.linears.items()
+        if "all-linear" in recipe.targets or name in recipe.targets
+    }
+    kept_bytes = kept * size
+    if recipe.dropout:
+        # Each adapter's mask; MLX also keeps the input with and without its factor.
+        each = 1 if on_cpu else 1 + 2 * size
+        kept_bytes += sum(narrow for narrow, _ in adapted.values()) * each
+    if not on_cpu:
+        # MLX keeps attention's weights, and the two sums of each adapter.
+        kept_bytes += shape.heads * work.length * size
+        kept_bytes += sum(wide for _, wide in adapted.values()) * size
+    block = tokens * kept_bytes
+    scores = work.rows * shape.heads * work.length**2 * size
+    middle = tokens * (3 * shape.intermediate + 2 * shape.hidden) * size
+    transient = max(middle, 2 * scores)
+    if recipe.grad_checkpoint:
+        activations = shape.layers * tokens * shape.hidden * size + block
+    else:
+        activations = shape.layers * block
+    parameters = adapter_parameters(shape, recipe)
+    return Prediction(
+        weights=weight_bytes(shape, recipe.bits, on_cpu=on_cpu),
+        adapter=parameters * 4 * ADAPTER_COPIES,
+        activations=activations,
+        logits=work.supervised
+        * shape.vocab
+        * 4
+        * (CPU_LOGIT_COPIES if on_cpu else LOGIT_COPIES),
+        transient=transient,
+    )

@@ -1,0 +1,140 @@
+"""The memory plan: close to what is measured, sane for models that are not here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecellm_mlx import planning, runtime, sample
+from ecellm_mlx.backend import mx
+from ecellm_mlx.data import batches, encoding, rows
+from ecellm_mlx.errors import JobError
+from ecellm_mlx.models import loading, lora, memory, shape
+from ecellm_mlx.training import ranks, recompute
+from ecellm_mlx.training.launch import launch
+from ecellm_mlx.training.recipe import Recipe, from_values
+from ecellm_mlx.training.step import OptimizerStep
+
+CONFIGURATIONS = [
+    ("smollm2", {"micro_batch_size": 2, "max_seq_length": 192}),
+    ("smollm2", {"micro_batch_size": 1, "max_seq_length": 320, "dropout": 0.1}),
+    ("smollm2", {"micro_batch_size": 4, "max_seq_length": 160, "grad_checkpoint": True}),
+    ("smollm2", {"micro_batch_size": 2, "targets": ["q_proj", "v_proj"], "rank": 64}),
+    ("llama", {"micro_batch_size": 8, "max_seq_length": 256}),
+    ("mistral", {"micro_batch_size": 16, "max_seq_length": 384}),
+    ("phi", {"micro_batch_size": 12, "max_seq_length": 300, "dropout": 0.2}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CONFIGURATIONS)
+def test_prediction_is_within_15_percent_of_what_mlx_measures(
+    name: str, settings: dict[str, Any], smollm2: Path, tiny_models: dict[str, Path]
+) -> None:
+    path = smollm2 if name == "smollm2" else tiny_models[name]
+    recipe = from_values({"batch_size": 48, "dropout": 0.0, "seed": 1, **settings})
+    base = loading.load(path)
+    chosen = rows.load(sample.folder() / "train.jsonl")[::6]
+    encoded = encoding.encode_rows(
+        chosen, base.tokenizer, base.frame, recipe.max_seq_length
+    ).kept
+    lengths = [(len(e.tokens), len(e.target_positions)) for e in encoded]
+    lora.attach(
+        base.model,
+        lora.LoraSpec(
+            recipe.rank,
+            recipe.scale,
+            recipe.dropout,
+            lora.resolve_targets(base.model, recipe.targets),
+        ),
+        seed=1,
+    )
+    if recipe.grad_checkpoint:
+        recompute.recompute_blocks(base.model)
+    step = OptimizerStep(base.model, recipe, 10, ranks.Ranks(None))
+    order = sorted(range(len(encoded)), key=lambda i: -lengths[i][0])
+    size = recipe.micro_batch_size
+    parts = [order[i : i + size] for i in range(0, len(order), size)]
+    talkative = max(parts, key=lambda part: sum(lengths[i][1] for i in part))
+    two = [batches.collate(encoded, part, 0) for part in (parts[0], talkative)]
+    step(0, two)
+    mx.reset_peak_memory()
+    step(1, two)
+    measured = mx.get_peak_memory()
+    predicted = memory.predict(
+        shape.of(str(path)), recipe, memory.workload(lengths, recipe), on_cpu=True
+    )
+    assert predicted.peak == pytest.approx(measured, rel=0.15), predicted
+
+
+@pytest.mark.parametrize("model", ["ecellm-s", "ecellm-m", "ecellm-l", "smollm2-135m"])
+def test_shapes_of_models_that_are_not_installed(model: str) -> None:
+    from ecellm_mlx.models.registry import REGISTRY
+
+    found = shape.of(model)
+    billions = (found.block_parameters + found.embedding_parameters) / 1e9
+    assert billions == pytest.approx(REGISTRY[model].parameters_b, rel=0.02)
+
+
+def test_what_helps_helps() -> None:
+    base, plain = shape.of("ecellm-m"), Recipe(micro_batch_size=8)
+    work = memory.Workload(8, 1024, 64)
+
+    def peak(**changes: Any) -> int:
+        tried = replace(plain, **changes)
+        return memory.predict(base, tried, work, on_cpu=False).peak
+
+    assert peak(bits=4) < peak(bits=8) < peak()
+    assert peak(grad_checkpoint=True) < 0.7 * peak()
+    assert peak(targets=["q_proj"]) < peak()
+    weights = memory.predict(base, replace(plain, bits=4), work, on_cpu=False).weights
+    assert 4.0e9 < weights < 5.0e9
+
+
+def test_train_refuses_what_cannot_fit(
+    tiny: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "memory_limit_gb", lambda: 0.045)
+    settings = ["micro_batch_size=16", "batch_size=64"]
+    with pytest.raises(JobError, match="does not fit") as caught:
+        launch(str(tiny), str(dataset), None, settings, tmp_path / "run")
+    assert "--set micro_batch_size=" in str(caught.value)
+    assert "--force" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    assert launch(str(tiny), str(dataset), None, settings, tmp_path / "run", force=True)
+
+
+def test_the_command_plans_without_model_or_data(ecellm: Any) -> None:
+    done = ecellm("plan", "--model", "ecellm-l", "--recipe", "ecellm-l", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["peak_gb"] > found["weights_gb"] > 20
+    assert found["macs"]["8"] is False
+    assert found["rows"] == planning.ECINSTRUCT_ROWS
+    assert "assumed" in found["lengths_from"]
+    given = ecellm("plan", "--model", "smollm2-135m", "--tokens-per-second", "100")
+    assert "time: about" in given.stdout
+    assert ecellm("plan", "--model", "no-such-model").returncode == 1
+
+
+def test_wired_limit_on_metal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    wired: list[int] = []
+    assert runtime.wire_memory() is None
+    monkeypatch.setattr(
+        runtime, "prepare", lambda: runtime.Runtime("metal", runtime.Blas("a", None))
+    )
+    monkeypatch.setattr(
+        mx, "device_info", lambda: {"max_recommended_working_set_size": 11 * 2**30}
+    )
+    monkeypatch.setattr(mx, "set_wired_limit", wired.append)
+    assert runtime.wire_memory() == 11 * 2**30
+    assert wired == [11 * 2**30]
+
+    def too_old(_limit: int) -> None:
+        raise ValueError("macOS 15 is needed")
+
+    monkeypatch.setattr(mx, "set_wired_limit", too_old)
+    assert runtime.wire_memory() is None
