@@ -93,9 +93,8 @@ async def session(seconds: float, run: RunDirectory | None) -> dict[str, list[fl
             app.action_go("playground")
             box = app.screen.query_one("#free-prompt", TextArea)
             box.focus()
-            for letter in "a red kettle":
-                key = "space" if letter == " " else letter
-                keys.append(await effect(app, key, partial(getattr, box, "text")))
+            for letter in "aredkettle":
+                keys.append(await effect(app, letter, partial(getattr, box, "text")))
             app.action_go("home")
             if run:
                 app.post_message(RunChosen(run.path))

@@ -32,11 +32,6 @@ def request_row(task: Task, values: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         DataError, UsageError: a required field is empty, or there are no options.
     """
-    given: dict[str, Any] = {}
-    for name, several in fields(task):
-        text = values.get(name, "").strip()
-        if name != OPTIONS and text:
-            given[name] = _lines(text) if several else text
     options = None
     if task.kind is Kind.CHOICE:
         lines = _lines(values.get(OPTIONS, ""))
@@ -46,9 +41,19 @@ def request_row(task: Task, values: Mapping[str, str]) -> dict[str, Any]:
     return {
         "task": task.name,
         "instruction": task.instruction,
-        "input": input_text(task, given),
+        "input": input_text(task, given(task, values)),
         "options": options,
     }
+
+
+def given(task: Task, values: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that are filled in, lists as lists."""
+    found: dict[str, Any] = {}
+    for name, several in fields(task):
+        text = values.get(name, "").strip()
+        if name != OPTIONS and text:
+            found[name] = _lines(text) if several else text
+    return found
 
 
 def values_of(row: Row) -> dict[str, str]:

@@ -94,16 +94,20 @@ async def test_a_category_is_held_out_by_a_command(dataset: Path) -> None:
         app.screen.query_one("#counts").focus()
         await pilot.press("h")
         await until(pilot, lambda: isinstance(app.screen, CommandDialog))
-        await pilot.press("tab", *"Toys", "tab", *"out")
+        await pilot.press("tab", *"Toys", "tab", "tab", *"out")
         command = app.screen.query_one(CommandLine).command
         path = dataset / "train.jsonl"
-        assert command == f"ecellm data split {path} --holdout-category Toys --out out"
+        assert (
+            command
+            == f"ecellm data split {path} --holdout-category Toys --by category --out out"
+        )
         await pilot.press("escape")
 
 
-async def test_the_import_asks_for_the_columns_of_a_table(tmp_path: Path) -> None:
+async def test_the_import_asks_for_the_columns_of_a_table(tmp_path: Path, home: Path) -> None:
     table = tmp_path / "reviews.csv"
-    table.write_text("text,stars\nFine [!],A: very positive\n")
+    texts = "".join(f"Fine [{n}],A: very positive\n" for n in range(12))
+    table.write_text("text,stars\n" + texts)
     app = EcellmApp()
     async with app.run_test(size=WIDE) as pilot:
         await pilot.press("f4")
@@ -114,15 +118,19 @@ async def test_the_import_asks_for_the_columns_of_a_table(tmp_path: Path) -> Non
         dialog = app.screen
         dialog.query_one("#table", Input).value = str(table)
         await pilot.press("enter")
-        await until(pilot, lambda: len(dialog.query("#mapping Choice")) == 3, "the columns")
+        await until(pilot, lambda: len(dialog.query("#mapping Choice")) == 5, "the columns")
         by_name = {c.name: c for c in dialog.query("#mapping Choice").results(Choice)}
         assert by_name["review"].value == "text"
         await pilot.press("ctrl+r")
-        assert "options, output" in text_of(app, "#dialog-problem")
+        assert "which column is output" in text_of(app, "#dialog-problem")
         by_name["output"].choose("stars")
-        by_name["options"].choose('["A: very positive"]')
         await until(
             pilot, lambda: "--map output=stars" in dialog.query_one(CommandLine).command
         )
-        assert "options=:[" in dialog.query_one(CommandLine).command
         assert "review" in screen_text(pilot)
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: isinstance(app.screen, DataScreen))
+        await until(pilot, lambda: text_of(app, "#activity-line")[0] in "✓✗", "the import", 60)
+        assert "✓ done" in text_of(app, "#activity-line"), screen_text(pilot)
+        made = list((home / "datasets" / "reviews").glob("*.jsonl"))
+        assert any("very positive" in file.read_text() for file in made)

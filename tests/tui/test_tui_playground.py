@@ -56,7 +56,7 @@ async def test_both_sides_answer_and_a_killed_model_is_started_again(
         await until(pilot, lambda: screen.values.get("query"), "the sample row")
         words = shlex.split(screen.query_one(CommandLine).command)
         assert words[:2] == ["ecellm", "generate"]
-        assert "query" in json.loads(json.loads(words[-1])["input"])
+        assert "query" in json.loads(words[-1])
         await pilot.press("ctrl+r")
         await until(pilot, lambda: base.text and adapter.text, "both answers")
         assert {base.text, adapter.text} <= {"yes", "no"}

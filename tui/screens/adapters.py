@@ -161,12 +161,12 @@ class AdaptersScreen(PlaceScreen):
                 "Hugging Face folders.",
                 [
                     Field("format", "Format", "gguf", choices=("gguf", "hf")),
-                    Field("model", "Model", entry.base, hint="installed model"),
-                    Field("out", "To", hint="a file for gguf, a new folder for hf"),
+                    Field("out", "Folder", hint="a new folder"),
+                    Field("base", "Base", entry.base, hint="installed model", optional=True),
                 ],
                 lambda v: [
-                    *("export", v["format"], "--model", v["model"]),
-                    *("--adapter", entry.reference, "--out", v["out"]),
+                    *("export", v["format"], entry.reference, v["out"]),
+                    *(["--base", v["base"]] if v["base"] else []),
                 ],
             )
 
@@ -175,9 +175,17 @@ class AdaptersScreen(PlaceScreen):
         if entry := self._chosen():
             self.ask_command(
                 f"Push {entry.name}",
-                "Uploads to the hub. It needs your token, and asks for nothing else.",
-                [Field("repo", "Repository", hint="owner/name")],
-                lambda v: ["adapters", "push", entry.reference, v["repo"]],
+                "Uploads to the hub with your token; a dry run says what would be sent.",
+                [
+                    Field("repo", "Repository", hint="owner/name"),
+                    Field("who", "Who sees it", "private", choices=("private", "public")),
+                    Field("dry", "Only try", "yes", choices=("yes", "no")),
+                ],
+                lambda v: [
+                    *("push", entry.reference, v["repo"]),
+                    *(["--private"] if v["who"] == "private" else []),
+                    *(["--dry-run"] if v["dry"] == "yes" else []),
+                ],
             )
 
     def action_playground(self) -> None:

@@ -255,12 +255,7 @@ class CatalogScreen(PlaceScreen):
     def _table_chosen(self, event: Choice.Changed) -> None:
         event.stop()
         self._read_table(self.order.table, self.order.task)
-        table = Path(self.order.table)
-        if self.order.table and not self._out_touched:
-            name = f"{table.stem}.{self.chosen_task.short.lower()}{table.suffix}"
-            folder = Path.cwd() if table == _sample() else table.parent
-            with self.prevent(Input.Changed):
-                self.query_one("#out", Input).value = str(folder / name)
+        self._suggest_out()
         self._edited()
 
     @on(Select.Changed, "#task")
@@ -268,6 +263,8 @@ class CatalogScreen(PlaceScreen):
         event.stop()
         self.query_one("#attributes-row").display = self.chosen_task.kind is Kind.EXTRACTION
         self._read_table(self.order.table, self.order.task)
+        self._suggest_out()
+        self._edited()
 
     @on(TableRead)
     async def _table_read(self, event: TableRead) -> None:
@@ -330,6 +327,16 @@ class CatalogScreen(PlaceScreen):
     def _job_started(self) -> None:
         # The app takes the message from here and opens the run.
         self._started()
+
+    def _suggest_out(self) -> None:
+        """Name the output after table and task, until the user names it."""
+        if not self.order.table or self._out_touched:
+            return
+        table = Path(self.order.table)
+        name = f"{table.stem}.{self.chosen_task.short.lower()}{table.suffix}"
+        folder = Path.cwd() if table == _sample() else table.parent
+        with self.prevent(Input.Changed):
+            self.query_one("#out", Input).value = str(folder / name)
 
     def _started(self) -> None:
         self._starting = False

@@ -184,11 +184,12 @@ class DataScreen(PlaceScreen):
             [
                 Field("path", "Rows", self.file),
                 Field("category", "Category", hint="as the rows name it"),
+                Field("by", "Field", "category", hint="which names the category"),
                 Field("out", "Folder", hint="a new folder"),
             ],
             lambda v: [
                 *("data", "split", v["path"]),
-                *("--holdout-category", v["category"], "--out", v["out"]),
+                *("--holdout-category", v["category"], "--by", v["by"], "--out", v["out"]),
             ],
         )
 

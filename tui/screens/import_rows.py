@@ -24,6 +24,7 @@ from tui.widgets.command_line import CommandLine
 
 NOTHING = ("–", "")
 OPTIONS, OUTPUT = "options", "output"
+OWN_OPTIONS = ("SA", "PRP", "MPC")  # as in ``catalog.question``
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ def wanted(task: str) -> list[tuple[str, bool]]:
     found = find(task)
     fields = [(name, name in found.required) for name in found.fields]
     if found.kind is Kind.CHOICE:
-        fields.append((OPTIONS, True))
-    return [*fields, (OUTPUT, True)]
+        # Three tasks have published options, which serve where a table has none.
+        fields.append((OPTIONS, found.short not in OWN_OPTIONS))
+    # A ranking may come from judgments, extracted values from columns of their own.
+    answered = found.kind not in (Kind.RANKING, Kind.EXTRACTION)
+    return [*fields, (OUTPUT, answered), ("category", False), ("id", False)]
 
 
 class ImportDialog(ModalScreen[tuple[str, ...] | None]):

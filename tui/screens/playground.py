@@ -318,13 +318,21 @@ class PlaygroundScreen(PlaceScreen):
         if task := self.chosen_task:
             try:
                 row = task_form.request_row(task, self.values)
-                value = {key: row[key] for key in ("input", "options") if row[key]}
-                words += ["--task", task.short, "--input", json.dumps(value)]
+                words += ["--task", task.short, "--input", self._input(task, row)]
+                if row["options"]:
+                    words += ["--options", row["options"]]
             except EcellmError:
                 words += ["--task", task.short, "--input", "JSON"]
         else:
             words += ["--prompt", self.query_one("#free-prompt", TextArea).text]
         self.show_command(command_line(words))
+
+    def _input(self, task: Task, row: dict[str, Any]) -> str:
+        """``--input``: the fields, where the task has more than one."""
+        if len(task.fields) == 1:
+            return str(row["input"])
+        given = task_form.given(task, self.values)
+        return json.dumps(given, ensure_ascii=False)
 
     def _complain(self, sentence: str) -> None:
         problem = self.query_one("#playground-problem", Static)
