@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn, tree_flatten
 from ecellm_mlx.inference.host import MODELS, HostKernels
+from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import KeyedDropout
 
 # Values that are worked on at once (256 KB of each array), to stay in cache.
@@ -68,8 +69,8 @@ class HostGradients(HostKernels):
         for kind in {type(block) for block in model.layers}:
             self._swaps.append((kind, "__call__", _cutting(kind.__call__)))
         self._swaps.append((LoRALinear, "__call__", _lora_or(LoRALinear.__call__)))
-        losses, original = nn.losses, nn.losses.cross_entropy
-        self._swaps.append((losses, "cross_entropy", _cross_entropy_or(original)))
+        swap = _cross_entropy_or(loss.cross_entropy)
+        self._swaps.append((loss, "cross_entropy", swap))
         original = nn.gelu_approx
         self._swaps.append((nn, "gelu_approx", _float32_or(gelu_approx, original)))
 
@@ -412,11 +413,10 @@ def _lora_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
 
 def _cross_entropy_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    def choose(logits: mx.array, targets: mx.array, *rest: Any, **named: Any) -> mx.array:
-        summed = not rest and named == {"reduction": "sum"}
-        if summed and logits.ndim == 2 and targets.ndim == 1 and logits.dtype == mx.float32:
+    def choose(logits: mx.array, targets: mx.array) -> mx.array:
+        if logits.dtype == mx.float32:
             return cross_entropy(logits, targets)
-        return original(logits, targets, *rest, **named)
+        return original(logits, targets)
 
     return choose
 
