@@ -63,7 +63,8 @@ def run(path: Path, out: Path) -> dict[str, Any]:
     config = {
         "table": str(path), "reading": {"encoding": None, "delimiter": None, "sheet": None},
         "question": question.to_dict(), "task": None, "model": "", "adapter": None,
-        "out": str(out), "batch_size": BATCH, "new": False, "review_below": None,
+        "out": str(out), "batch_size": BATCH, "values": "source",
+        "new": False, "review_below": None,
         "pause_on_battery": None, "pause_on_memory": None,
     }  # fmt: skip
     made = jobs.create(

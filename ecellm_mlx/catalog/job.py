@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecellm_mlx import events, jobs, runtime
-from ecellm_mlx.catalog import answering, shards, writing
+from ecellm_mlx.catalog import answering, asking, shards, writing
 from ecellm_mlx.catalog.guard import Guard
 from ecellm_mlx.catalog.journal import Journal
 from ecellm_mlx.catalog.question import DEFAULT_MAX_WORDS, Question, build
 from ecellm_mlx.catalog.shards import journal_path
 from ecellm_mlx.catalog.tables import Table, open_table
-from ecellm_mlx.data.rows import Row, digest
+from ecellm_mlx.data.rows import digest
 from ecellm_mlx.errors import JobError, UsageError
 from ecellm_mlx.files import ensure_folder
 from ecellm_mlx.models import adapter_files, registry
@@ -44,6 +44,7 @@ def launch(
     attributes: Sequence[str] = (),
     name: str | None = None,
     max_words: int = DEFAULT_MAX_WORDS,
+    values: str = "source",
     batch_size: int = 16,
     resume: bool = False,
     new: bool = False,
@@ -64,6 +65,8 @@ def launch(
         out: the file to write, in any format of ``tables``.
         task, mapping, instruction, labels, attributes, name, max_words: see
             ``question.build``.
+        values: ``source`` takes attribute values from the product's text only, ``free`` lets
+            the model write them.
         batch_size: rows computed at once.
         resume: go on with an output's journal.
         new: keep answers apart from those of other settings in the same journal.
@@ -91,6 +94,8 @@ def launch(
         name=name,
         max_words=max_words,
     )
+    if values not in asking.VALUES:
+        raise UsageError(f"--values {values} is unknown", expected=" or ".join(asking.VALUES))
     if review_below is not None and not 0 < review_below <= 1:
         raise UsageError(
             "--review-below is no confidence", got=str(review_below), expected="0 to 1"
@@ -111,6 +116,7 @@ def launch(
         "model_name": model,
         "adapter": str(adapter_files.folder_of(adapter)) if adapter else None,
         "out": str(out),
+        "values": values,
         "batch_size": batch_size,
         "new": new,
         "review_below": review_below,
@@ -151,6 +157,7 @@ def identity(config: dict[str, Any], base: str) -> dict[str, Any]:
         "instruction": question["instruction"],
         "labels": question["labels"],
         "max-words": question["max_words"],
+        "values": config["values"],
         "model": base,
         "adapter": digest([adapter / adapter_files.WEIGHTS_FILE]) if adapter else None,
     }
@@ -212,9 +219,8 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
     }
 
 
-def load_model(context: jobs.JobContext) -> tuple[answering.Ask, Any]:
+def load_model(context: jobs.JobContext) -> tuple[answering.Ask, Callable[[], float]]:
     """The job's model as a function that answers rows, and one that tells its speed."""
-    from ecellm_mlx.inference.answers import Answerer
     from ecellm_mlx.models import loading, lora
 
     config = context.config
@@ -224,12 +230,7 @@ def load_model(context: jobs.JobContext) -> tuple[answering.Ask, Any]:
     )
     if config["adapter"]:
         lora.load(base.model, Path(config["adapter"]), base=base.fingerprint)
-    answerer = Answerer(base, batch_size=config["batch_size"])
-
-    def ask(rows: Sequence[Row]) -> Iterator[answering.Answered]:
-        return answerer.answer(rows)
-
-    return ask, lambda: answerer.speed.tokens_per_second
+    return asking.asker(base, config["batch_size"], config["values"])
 
 
 def device() -> str:

@@ -106,6 +106,7 @@ def launch(
         "model_name": model,
         "adapter": str(adapter_files.folder_of(adapter)) if adapter else None,
         "out": str(out),
+        "values": "free",
         "top": top,
         "threshold": threshold,
         "one_to_one": one_to_one,

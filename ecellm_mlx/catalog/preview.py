@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ecellm_mlx.catalog import asking
 from ecellm_mlx.catalog.question import Question
 from ecellm_mlx.catalog.tables import Table, no_rows
 from ecellm_mlx.data import prompts as frames
@@ -86,14 +87,13 @@ def prompts(
 
 
 def answers(
-    found: Sequence[Preview], *, model: str, adapter: str | None = None
+    found: Sequence[Preview], *, model: str, adapter: str | None = None, values: str = "source"
 ) -> list[Preview]:
     """The same rows with what the model answers.
 
     Raises:
         ModelError, AdapterError: they cannot be loaded.
     """
-    from ecellm_mlx.inference.answers import Answerer
     from ecellm_mlx.models import loading, lora
 
     base = loading.load(str(registry.resolve(model)))
@@ -102,7 +102,8 @@ def answers(
     result = list(found)
     asked = [i for i, preview in enumerate(found) if preview.row]
     rows = [row for preview in found if (row := preview.row)]
-    for answer in Answerer(base, batch_size=len(rows) or 1).answer(rows):
+    ask, _ = asking.asker(base, len(rows) or 1, values)
+    for answer in ask(rows):
         place = asked[answer.index]
         result[place] = replace(
             found[place], answer=answer.prediction, confidence=answer.probability

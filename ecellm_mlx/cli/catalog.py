@@ -37,6 +37,9 @@ def run(
     name: own.Name = None,
     instruction: own.Instruction = None,
     max_words: own.MaxWords = None,
+    values: Annotated[
+        str, typer.Option(help="Attribute values: source (from the text only) or free.")
+    ] = "source",
     adapter: options.Adapter = None,
     batch_size: options.BatchSize = 16,
     resume: own.Resume = False,
@@ -73,6 +76,7 @@ def run(
         model=model,
         adapter=adapter,
         out=out,
+        values=values,
         batch_size=batch_size,
         resume=resume,
         new=new,

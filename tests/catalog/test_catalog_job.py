@@ -93,12 +93,21 @@ def test_a_stopped_run_resumes_to_the_same_table(
     assert "title" in written[9][f"{NAME}_error"]
 
 
-def test_attributes_come_as_json(tiny: Path, tmp_path: Path) -> None:
-    table = head(sample.catalog(), tmp_path / "s.csv", 1)
+def test_attributes_come_as_json_and_from_the_text(tiny: Path, tmp_path: Path) -> None:
+    table = head(sample.catalog(), tmp_path / "s.csv", 3)
     out = tmp_path / "out.csv"
     run_here(job.launch(table, out=out, model=str(tiny), **AVE))
     name = "ecellm_attribute_value_extraction"
-    assert json.loads(records(out)[0][name])[0]["attribute"].lower() == "brand"
+    for row in records(out):
+        for item in json.loads(row[name]):
+            assert item["attribute"] == "brand"
+            # A random model would write anything else.
+            assert item["value"] == "None" or item["value"].lower() in row["title"].lower()
+        assert 0 <= float(row[f"{name}_confidence"]) <= 1
+    with pytest.raises(JobError, match=r"\(values differs\)"):
+        job.launch(table, out=out, model=str(tiny), resume=True, values="free", **AVE)
+    with pytest.raises(UsageError, match="--values x"):
+        job.launch(table, out=out, model=str(tiny), values="x", **AVE)
 
 
 def test_only_changed_rows_of_a_new_export_are_computed(tiny: Path, tmp_path: Path) -> None:
