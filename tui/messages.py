@@ -114,6 +114,14 @@ class FormChecked(Picture):
 
 
 @dataclass
+class PlanRead(Picture):
+    """What a run will need: what ``ecellm plan --json`` says, or why it says nothing."""
+
+    value: dict[str, Any] | None
+    problem: str
+
+
+@dataclass
 class RunLogged(Message):
     """New lines for a run's log."""
 

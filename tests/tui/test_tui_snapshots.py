@@ -29,6 +29,7 @@ from tui.device import Machine
 from tui.dialog import CommandDialog
 from tui.messages import RunChosen
 from tui.places import PLACES, Place
+from tui.screens import catalog, models, train
 from tui.screens.help import HelpScreen
 from tui.screens.jump import JumpScreen
 from tui.screens.run import RunScreen
@@ -56,6 +57,10 @@ def fixed(monkeypatch: pytest.MonkeyPatch, home: Path, model: str) -> None:
     """A machine and a clock that are the same everywhere, and no questions to a child."""
     monkeypatch.setattr(device, "machine", lambda: Machine(16.0, 9.5, 120.0, Path("~/ecellm")))
     monkeypatch.setattr(child, "ask", lambda words: (None, "Not asked in this test."))
+    for screen in (train, catalog):
+        monkeypatch.setattr(screen, "SETTLE_S", 0)
+    fit = {"fit": "yes", "fit_detail": "training peaks at 1.0 of 16.0 GiB"}
+    monkeypatch.setattr(models, "_fit", lambda name: fit)
     monkeypatch.setattr(time, "localtime", time.gmtime)
     memory = type("Memory", (), {"total": 16 * 1024**3, "available": 8 * 1024**3})
     monkeypatch.setattr("psutil.virtual_memory", memory)

@@ -15,9 +15,10 @@ from ecellm_mlx import sample
 from ecellm_mlx.jobs import RunDirectory, State
 from ecellm_mlx.training import recipe
 from tui.app import EcellmApp
+from tui.messages import PlanRead
 from tui.order import TrainOrder
 from tui.screens.run import RunScreen
-from tui.screens.train import TrainScreen
+from tui.screens.train import TrainScreen, plan_text
 from tui.widgets.choice import OTHER, Choice
 from tui.widgets.recipe_form import RecipeForm, SettingRow, as_text
 
@@ -154,6 +155,37 @@ async def test_starting_shows_the_job_live(
         assert f"{app.screen.view.train.last:.4g}" in screen_text(pilot)
         await until(pilot, lambda: not app.children_started, "the child to be reaped")
         assert len(list((home / "runs").iterdir())) == 1
+
+
+async def test_a_run_is_planned_before_it_starts(smollm2: Path) -> None:
+    app = EcellmApp()
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await open_form(app, pilot)
+        await choose_other(screen, "model", str(smollm2))
+        screen.query_one("#recipe Select", Select).value = "smollm2"
+        await until(pilot, lambda: "peak" in text_of(app, "#plan"), "the plan", 60)
+        assert "fits" in text_of(app, "#plan")
+        assert "570 rows" in text_of(app, "#plan")
+        row(screen, "batch_size").query_one(Input).value = "many"
+        await until(pilot, lambda: not text_of(app, "#plan"))
+
+
+def test_a_plan_that_does_not_fit_says_what_would() -> None:
+    value = {
+        "peak_gb": 41.8,
+        "limit_gb": 23.5,
+        "fits": False,
+        "seconds": 7200,
+        "rows": 570,
+        "tokens": 1000,
+        "tokens_per_second": 12.5,
+        "suggestions": ["--set micro_batch_size=1"],
+    }
+    text = str(plan_text(PlanRead(value, "")))
+    assert "✗ too large: peak 41.8 of 23.5 GiB" in text
+    assert "2 h 00 min" in text
+    assert "! try --set micro_batch_size=1" in text
+    assert "no rows" in str(plan_text(PlanRead(None, "no rows.")))
 
 
 def test_a_command_survives_a_shell() -> None:

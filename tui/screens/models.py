@@ -24,9 +24,10 @@ from tui.screens.base import PlaceScreen, chosen_row
 from tui.widgets.activity import Activity
 
 REFRESH_S = 3.0
+TIGHT = 0.8  # of the memory; above it, other programs may have to go
 FITS = {"yes": GOOD, "tight": WARNING, "no": BAD}
 FIT_MARKS = {"yes": "✓ ", "tight": "! ", "no": "✗ "}
-COLUMNS = ("Model", "Here", "Size", "Bits", "Licence", "Fits?")
+COLUMNS = ("Model", "Here", "Fits?", "Size", "Bits", "Licence")
 
 
 @dataclass(frozen=True)
@@ -200,12 +201,10 @@ class ModelsScreen(PlaceScreen):
         return [
             cell(entry.name),
             here,
+            cell(FIT_MARKS.get(entry.fit, "") + entry.fit, self.app, FITS.get(entry.fit, "")),
             cell("" if entry.size_gb is None else f"{entry.size_gb:.1f} GB"),
             cell(str(entry.bits or "–")),
             cell(entry.licence or "–"),
-            cell(
-                f"{FIT_MARKS.get(entry.fit, '')}{entry.fit}", self.app, FITS.get(entry.fit, "")
-            ),
         ]
 
     def _chosen(self) -> ModelEntry | None:
@@ -269,9 +268,36 @@ def _entries() -> list[ModelEntry]:
                 base=card.base or "" if card else "",
                 model_type=model.model_type if model else card.model_type if card else "",
                 parameters_b=card.parameters_b if card else None,
+                **_fit(name),
             )
         )
     return entries
+
+
+def _fit(name: str) -> dict[str, str]:
+    """Whether training fits into this machine's memory, on rows of ECInstruct's lengths."""
+    from ecellm_mlx import planning, runtime
+    from ecellm_mlx.models import memory, shape
+    from ecellm_mlx.training.recipe import Recipe
+
+    try:
+        base = shape.of(name)
+    except EcellmError as error:
+        return {"fit": "?", "fit_detail": str(error)}
+    recipe, limit = Recipe(), runtime.memory_limit_gb()
+    on_cpu = runtime.expected_device() == "cpu"
+    lengths = planning.ECINSTRUCT_LENGTHS
+    work = memory.workload(lengths, recipe)
+    peak = memory.predict(base, recipe, work, on_cpu=on_cpu).peak_gb
+    detail = f"training by the paper's recipe peaks at {peak:.1f} of {limit:.1f} GiB"
+    if peak <= limit:
+        return {"fit": "yes" if peak <= TIGHT * limit else "tight", "fit_detail": detail}
+    hint = planning.suggestions(base, recipe, lengths, limit, on_cpu=on_cpu)[0]
+    # With other settings it may fit all the same.
+    return {
+        "fit": "tight" if hint.startswith("--set") else "no",
+        "fit_detail": f"{detail}; {hint}",
+    }
 
 
 def _short(path: Path) -> str:

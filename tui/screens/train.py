@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Button, Footer, Static
 from textual.worker import get_current_worker
@@ -15,13 +17,16 @@ from textual.worker import get_current_worker
 from ecellm_mlx import jobs, workspace
 from ecellm_mlx.errors import EcellmError, RecipeError
 from ecellm_mlx.training import recipe
-from tui.messages import ChoicesRead, FormChecked, JobRefused, JobStarted
+from tui import child, formats
+from tui.messages import ChoicesRead, FormChecked, JobRefused, JobStarted, PlanRead
 from tui.order import TrainOrder
 from tui.widgets.choice import Choice
+from tui.widgets.facts import MUTED
 from tui.widgets.nav import NavBar
 from tui.widgets.recipe_form import RecipeForm
 
 REFRESH_S = 3.0
+SETTLE_S = 0.6  # typing is over when nothing was typed for this long
 NO_MODEL = (
     "No model is installed. Run `ecellm models import smollm2-135m` for a small one to try, "
     "or `ecellm models pull phi-2`; it shows up here by itself."
@@ -50,7 +55,7 @@ class TrainScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._starting = False
-        self._recipe_problem = ""
+        self._planned: TrainOrder | None = None
         self._loaded_recipe: str | None = ""
 
     def compose(self) -> ComposeResult:
@@ -84,6 +89,7 @@ class TrainScreen(Screen[None]):
                     value="",
                 )
                 yield Static(id="command", markup=False)
+                yield Static(id="plan", markup=False)
                 with Horizontal(classes="buttons"):
                     yield Button(
                         "^r Start run",
@@ -169,6 +175,17 @@ class TrainScreen(Screen[None]):
         for field in ("model", "data", "recipe"):
             self.query_one(f"#{field}", Choice).complain(event.problems.get(field, ""))
         self.query_one(RecipeForm).complain(event.problems.get("settings", ""))
+        if event.problems:
+            self._planned = None
+            self.query_one("#plan", Static).update("")
+        elif self.order != self._planned:
+            self._planned = self.order
+            self.query_one("#plan", Static).update("Planning …")
+            self._plan(self.order)
+
+    @on(PlanRead)
+    def _plan_read(self, event: PlanRead) -> None:
+        self.query_one("#plan", Static).update(plan_text(event))
 
     @on(JobRefused)
     def _job_refused(self, event: JobRefused) -> None:
@@ -228,6 +245,15 @@ class TrainScreen(Screen[None]):
         if not get_current_worker().is_cancelled:
             self.post_message(FormChecked(problems))
 
+    @work(thread=True, exclusive=True, group="plan")
+    def _plan(self, order: TrainOrder) -> None:
+        time.sleep(SETTLE_S)
+        if get_current_worker().is_cancelled:
+            return
+        value, problem = child.ask(order.plan())
+        if not get_current_worker().is_cancelled:
+            self.post_message(PlanRead(value, problem))
+
     @work(thread=True, group="start")
     def _start(self, order: TrainOrder) -> None:
         from ecellm_mlx.training import launch
@@ -243,6 +269,29 @@ class TrainScreen(Screen[None]):
             self.post_message(JobRefused(f"The job's process cannot be started: {error}."))
         else:
             self.post_message(JobStarted(run, process))
+
+
+def plan_text(event: PlanRead) -> Content:
+    """A plan in a few lines: does it fit, how long will it take, what would help."""
+    if event.value is None:
+        return Content.styled(f"No plan: {event.problem}", "$text-warning")
+    plan = event.value
+    peak, limit = float(plan["peak_gb"]), plan.get("limit_gb")
+    room = f" of {limit:.1f}" if isinstance(limit, int | float) else ""
+    words, style = (
+        ("✓ fits", "$text-success") if plan["fits"] else ("✗ too large", "$text-error")
+    )
+    lines = [
+        Content.styled(words, f"bold {style}")
+        + Content(f": peak {peak:.1f}{room} GiB, about {formats.duration(plan['seconds'])}"),
+        Content.styled(
+            f"{plan['rows']:,} rows, {plan['tokens']:,} tokens at "
+            f"{formats.number(plan['tokens_per_second'], 3)} a second",
+            MUTED,
+        ),
+    ]
+    lines += [Content.styled(f"! try {text}", "$text-warning") for text in plan["suggestions"]]
+    return Content("\n").join(lines)
 
 
 def _problems(order: TrainOrder) -> dict[str, str]:
