@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/make_screenshots.py [--out docs/screenshots]
 
 The real app runs through Pilot, on a workspace of its own with SmolLM2 from the wheel.
-The training run in the live view is a recorded one: its curve is real only in shape.
+The training run in the live view is an invented one: its curve shows the view and is no result.
 """
 
 from __future__ import annotations
