@@ -167,7 +167,8 @@ def test_answers_beside_a_failure_are_kept(fake: FakeEndpoint, launch: Any) -> N
     run = launch(concurrency=4)
     with pytest.raises(EndpointError):
         run_here(run)
-    assert len((run.path / "answers.jsonl").read_text().splitlines()) == 3
+    kept = (run.path / "answers.jsonl").read_text().splitlines()
+    assert len(kept) == len(fake.requests) - 1 >= 3
 
 
 @pytest.mark.parametrize("way", ["hang", "drip"])
