@@ -22,8 +22,8 @@ MAC_SIZES_GB = (8, 16, 24, 32, 64)
 # training rows the paper used.
 ECINSTRUCT_LENGTHS = [(230, 8)] * 95 + [(700, 30)] * 4 + [(1100, 60)]
 ECINSTRUCT_ROWS = 92_022
-# Share of a device's rate at matrix products that training reaches, as measured with
-# SmolLM2-135M on the CPU backend by benchmarks/train_speed.py.
+# Share of a device's rate at matrix products that training is assumed to reach; not
+# measured. Give --tokens-per-second for a time from a real run.
 EFFICIENCY = 0.5
 
 
@@ -107,7 +107,7 @@ def plan(
     if speed is None:
         gflops = runtime.blas_gflops()
         speed = gflops * 1e9 * EFFICIENCY / work_per_token(base)
-        speed_from = f"{gflops:.0f} GFLOP/s measured here, of which training reaches half"
+        speed_from = f"{gflops:.0f} GFLOP/s measured here, training assumed to reach half"
     rows = len(lengths) if data else ECINSTRUCT_ROWS
     mean = sum(min(t, recipe.max_seq_length) for t, _ in lengths) / len(lengths)
     seen = recipe.max_steps * recipe.batch_size or rows * recipe.epochs
