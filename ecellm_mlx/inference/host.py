@@ -45,9 +45,9 @@ class HostKernels:
                 swap = _attention_or(original)
                 self._swaps.append((module, "scaled_dot_product_attention", swap))
             if original := getattr(module, "swiglu", None):
-                self._swaps.append((module, "swiglu", _float32_or(swiglu, original)))
+                self._swaps.append((module, "swiglu", float32_or(swiglu, original)))
         for name, function in (("silu", silu), ("gelu_approx", gelu_approx)):
-            self._swaps.append((nn, name, _float32_or(function, getattr(nn, name))))
+            self._swaps.append((nn, name, float32_or(function, getattr(nn, name))))
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -136,9 +136,11 @@ def _times_sigmoid(x: Array, inner: Array) -> Array:
     return np.divide(x, result, out=result)
 
 
-def _float32_or(
+def float32_or(
     function: Callable[..., mx.array], original: Callable[..., mx.array]
 ) -> Callable[..., mx.array]:
+    """``function`` where every argument is float32, else ``original``."""
+
     def choose(*arrays: mx.array) -> mx.array:
         if all(array.dtype == mx.float32 for array in arrays):
             return function(*arrays)

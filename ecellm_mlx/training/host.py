@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn, tree_flatten
-from ecellm_mlx.inference.host import MODELS, HostKernels
+from ecellm_mlx.inference.host import MODELS, HostKernels, float32_or
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import KeyedDropout
 
@@ -59,7 +59,7 @@ class HostGradients(HostKernels):
                 swap = _attention_or(original)
                 self._swaps.append((module, "scaled_dot_product_attention", swap))
             if original := getattr(module, "swiglu", None):
-                self._swaps.append((module, "swiglu", _float32_or(swiglu, original)))
+                self._swaps.append((module, "swiglu", float32_or(swiglu, original)))
         from mlx_lm.tuner.lora import LoRALinear  # noqa: TID251
 
         for kind in {
@@ -72,7 +72,7 @@ class HostGradients(HostKernels):
         swap = _cross_entropy_or(loss.cross_entropy)
         self._swaps.append((loss, "cross_entropy", swap))
         original = nn.gelu_approx
-        self._swaps.append((nn, "gelu_approx", _float32_or(gelu_approx, original)))
+        self._swaps.append((nn, "gelu_approx", float32_or(gelu_approx, original)))
 
 
 @_differentiable
@@ -384,17 +384,6 @@ def _blocks(*arrays: mx.array | Array) -> Iterator[list[Array]]:
     step = max(1, BLOCK // max(view.shape[1] for view in views))
     for start in range(0, len(views[0]), step):
         yield [view[start : start + step] for view in views]
-
-
-def _float32_or(
-    function: Callable[..., mx.array], original: Callable[..., mx.array]
-) -> Callable[..., mx.array]:
-    def choose(*arrays: mx.array) -> mx.array:
-        if all(array.dtype == mx.float32 for array in arrays):
-            return function(*arrays)
-        return original(*arrays)
-
-    return choose
 
 
 def _lora_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
