@@ -8,6 +8,7 @@ modules' own values are recorded beside, so that the way back is exact:
 - s is chosen from the modules' scales so that as many factors t / s as possible are
   powers of two, not below one: such a product changes only exponents, and division
   gives the original bits back.
+- If b would become infinite that way (float16 ends at 65504), s is the largest scale.
 - Where multiplication does lose a bit (scales like 1 and 4/3), the original b is kept
   in a second file that mlx-lm does not read. It counts only while it still gives the
   stored product, bit for bit.
@@ -64,6 +65,9 @@ def pack(modules: Mapping[str, LoraModule]) -> Packed:
             )
     rank = max(module.rank for module in modules.values())
     scale = common_scale([module.scale for module in modules.values()])
+    if not all(_fits(module, module.scale / scale) for module in modules.values()):
+        # Nothing grows then, and what becomes too small has its original beside it.
+        scale = max(module.scale for module in modules.values())
     tensors: dict[str, mx.array] = {}
     own: dict[str, dict[str, float]] = {}
     originals: dict[str, mx.array] = {}
@@ -170,6 +174,12 @@ def scaled(array: mx.array, factor: float) -> mx.array:
     return array if factor == 1 else _rounded(_wide(array) * factor, array.dtype)
 
 
+def _fits(module: LoraModule, factor: float) -> bool:
+    """Whether ``b`` times ``factor`` stays finite where ``b`` is."""
+    lost = mx.isfinite(module.b) & ~mx.isfinite(scaled(module.b, factor))
+    return not mx.any(lost).item()
+
+
 def _over(array: mx.array, factor: float) -> mx.array:
     return _rounded(_wide(array) / factor, array.dtype)
 
@@ -179,10 +189,14 @@ def _wide(array: mx.array) -> np.ndarray:
 
 
 def _rounded(values: np.ndarray, dtype: mx.Dtype) -> mx.array:
-    """Round in numpy, on the CPU: GPUs may flush the smallest numbers to zero."""
-    if dtype == mx.float16:
-        return mx.array(values.astype(np.float16))
-    single = mx.array(values.astype(np.float32))
+    """Round in numpy, on the CPU: GPUs may flush the smallest numbers to zero.
+
+    What is too large for ``dtype`` becomes infinite.
+    """
+    with np.errstate(over="ignore"):
+        if dtype == mx.float16:
+            return mx.array(values.astype(np.float16))
+        single = mx.array(values.astype(np.float32))
     return single if dtype == mx.float32 else single.astype(dtype, stream=mx.cpu)
 
 

@@ -11,6 +11,7 @@ from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.models import lora
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import AdapterDropout
+from ecellm_mlx.training.host import HostGradients
 from ecellm_mlx.training.recompute import recompute_blocks
 
 BLOCKS, ROWS, LENGTH, VOCABULARY = 12, 4, 256, 20_000
@@ -53,8 +54,10 @@ def peak_and_gradient(model: nn.Module) -> tuple[float, dict[str, mx.array]]:
     function = nn.value_and_grad(model, loss.negative_log_likelihood)
     before = mx.get_active_memory() / runtime.GIB
     runtime.reset_peak_memory()
-    value, gradient = function(model, batch())
-    mx.eval(value, gradient)
+    # As ``OptimizerStep`` does; MLX's own functions keep more, in an order of their own.
+    with HostGradients(model).active():
+        value, gradient = function(model, batch())
+        mx.eval(value, gradient)
     return runtime.peak_memory_gb() - before, dict(tree_flatten(gradient))
 
 

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -24,6 +23,7 @@ from tui.messages import AdaptersRead, Inspected, PlaceWanted
 from tui.screens.base import PlaceScreen, chosen_row
 from tui.widgets.activity import Activity
 from tui.widgets.facts import MUTED
+from tui.widgets.table import Table
 
 REFRESH_S = 3.0
 NO_ADAPTERS = (
@@ -32,7 +32,7 @@ NO_ADAPTERS = (
 )
 
 
-class AdapterTable(DataTable[Text]):
+class AdapterTable(Table):
     """The adapters; Enter inspects the one under the cursor."""
 
     BINDINGS = [Binding("enter", "select_cursor", "Inspect", id="adapters.inspect")]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -33,6 +32,7 @@ from tui.messages import (
 )
 from tui.screens.base import PlaceScreen, chosen_row
 from tui.widgets.choice import Choice
+from tui.widgets.table import Table
 
 SETTLE_S = 0.4  # typing is over when nothing was typed for this long
 PREVIEW_ROWS = 3
@@ -77,7 +77,7 @@ class CatalogOrder:
         return words
 
 
-class PreviewTable(DataTable[Text]):
+class PreviewTable(Table):
     """The first rows; the prompt of the one under the cursor is shown below."""
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -29,6 +28,7 @@ from tui.widgets.activity import Activity
 from tui.widgets.choice import Choice
 from tui.widgets.facts import MUTED
 from tui.widgets.prompt_view import PromptView
+from tui.widgets.table import Table
 
 if TYPE_CHECKING:
     from ecellm_mlx.data.rows import Report, Row
@@ -49,11 +49,11 @@ class FileContent:
     problem: str = ""
 
 
-class CountTable(DataTable[Text]):
+class CountTable(Table):
     """Tasks and settings; the one under the cursor filters the rows."""
 
 
-class RowTable(DataTable[Text]):
+class RowTable(Table):
     """The rows; the one under the cursor is shown as a prompt."""
 
 

@@ -43,6 +43,7 @@ from tui.screens.miss import MissDialog
 from tui.widgets.activity import Activity
 from tui.widgets.choice import Choice
 from tui.widgets.cycle import Cycle
+from tui.widgets.table import Table
 
 NO_ADAPTER = ("none", "")
 SIDES = ("Base", "Adapter", "Second")
@@ -50,13 +51,13 @@ POLL_S = 0.5
 MODES = ("official", "strict")
 
 
-class ScoreTable(DataTable[Text]):
+class ScoreTable(Table):
     """Tasks and their scores; Enter opens the rows that were answered otherwise."""
 
     BINDINGS = [Binding("enter", "select_cursor", "Error rows", id="evaluate.errors")]
 
 
-class MissTable(DataTable[Text]):
+class MissTable(Table):
     """Rows that were answered otherwise; Enter shows one whole."""
 
     BINDINGS = [Binding("enter", "select_cursor", "Show row", id="evaluate.row")]

@@ -32,6 +32,7 @@ from tui.messages import (
 from tui.runs import RunSummary
 from tui.widgets.facts import LABEL_WIDTH, MUTED, Facts
 from tui.widgets.nav import NavBar
+from tui.widgets.table import Table
 
 REFRESH_S = 2.0
 NO_RUNS = (
@@ -48,7 +49,7 @@ STATE_COLOURS = {
 }
 
 
-class RunTable(DataTable[Text]):
+class RunTable(Table):
     """The runs; Enter or a click opens one."""
 
     BINDINGS = [Binding("enter", "select_cursor", "Open run", id="home.open")]

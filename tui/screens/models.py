@@ -22,6 +22,7 @@ from tui.dialog import Field
 from tui.messages import ModelsRead, PlaceWanted
 from tui.screens.base import PlaceScreen, chosen_row
 from tui.widgets.activity import Activity
+from tui.widgets.table import Table
 
 REFRESH_S = 3.0
 TIGHT = 0.8  # of the memory; above it, other programs may have to go
@@ -52,7 +53,7 @@ class ModelEntry:
     fit_detail: str = ""
 
 
-class ModelTable(DataTable[Text]):
+class ModelTable(Table):
     """The models; Enter trains with the one under the cursor."""
 
     BINDINGS = [Binding("enter", "select_cursor", "Train with it", id="models.train")]

@@ -28,9 +28,10 @@ from tui.widgets.answer_pane import bar
 from tui.widgets.command_line import CommandLine
 from tui.widgets.facts import MUTED
 from tui.widgets.nav import NavBar
+from tui.widgets.table import Table
 
 
-class ReviewTable(DataTable[Text]):
+class ReviewTable(Table):
     """The rows, the least sure first."""
 
 
