@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx import jobs, sample
-from ecellm_mlx.catalog import job
+from ecellm_mlx.catalog import body, job
 from ecellm_mlx.catalog.question import build
 from ecellm_mlx.catalog.tables import Column, open_table, plain
 from ecellm_mlx.data.rows import Row
@@ -54,8 +54,8 @@ def run(path: Path, out: Path) -> dict[str, Any]:
     def ask(rows: Sequence[Row]) -> Iterator[Said]:
         return (Said(index) for index in range(len(rows)))
 
-    job.load_model = lambda _: (ask, lambda: 0.0)
-    job.device = lambda: "none"
+    body.load_model = lambda _: (ask, lambda: 0.0)
+    body.device = lambda: "none"
     job.runtime.peak_memory_gb = lambda: 0.0
     question = build(
         open_table(path).names, task=None, mapping=["title=title"], labels=["Books", "Shoes"]

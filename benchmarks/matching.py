@@ -1,12 +1,20 @@
 """Product matching on the Leipzig Amazon-Google catalogs against the 1,300 known matches.
 
-    python benchmarks/matching.py [--catalogs DIR] [--model M --adapter A --train ROWS]
+    python benchmarks/matching.py                      # blocking, and words alone
+    python benchmarks/matching.py --rows DIR           # training rows of a part of the matches
+    ecellm train --model M --data DIR --recipe smollm2 --set epochs=1 --out RUN
+    python benchmarks/matching.py --rows DIR --model M --adapter RUN
 
 Reports recall of blocking at k over both whole catalogs. With a model, a seeded sample of
-left products is matched by the real job, and F1 is compared with that of the blocking
-score alone (BM25, what one would do without a model). Thresholds are chosen on one half of
-the sample and F1 is told for the other. Products that occur in ``--train`` (the rows that
-the adapter was trained on) are left out; a match that blocking misses counts as missed.
+left products is matched by the real job: of those that ``DIR/held.csv`` kept from training,
+and, in the same proportion, of those without any match. No right product of their matches
+occurs in a training row either. The sample is halved by products; what has to be fitted or
+chosen (weights, thresholds) is fitted on one half and decides about the other, both ways,
+and F1 is that of all decisions together. A match that blocking misses counts as missed.
+Intervals of 95% are from 2,000 resamples of the left products.
+
+Titles, manufacturers and prices are compared, as in the benchmark's usual form; the
+descriptions of the two shops have little in common.
 """
 
 from __future__ import annotations
@@ -15,45 +23,40 @@ import argparse
 import json
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ecellm_mlx import jobs
-from ecellm_mlx.catalog import matching, pairs
+from ecellm_mlx.catalog import blend, matching, pair_rows, pairs
+from ecellm_mlx.catalog import known as knowns
 from ecellm_mlx.catalog.blocking import Candidate, candidates
+from ecellm_mlx.catalog.known import Known
 from ecellm_mlx.catalog.tables import Column, open_table, plain
 
 CATALOGS = Path(__file__).parents[1].parent / "shared" / "data" / "catalogs"
 LEVELS = (1, 3, 5, 10, 20)
 SEED = 0
+HOLD = 0.55
+RESAMPLES = 2000
+# Beside the names of ``blend.SCORERS``.
+FIRST, UNFITTED, CHOSEN = "first candidate", "model, from 0.5 on", "what the job chooses"
 
-Pair = tuple[str, str]
+
+def mapping(title: str) -> list[str]:
+    """The columns that are compared."""
+    return [f"title={title}", "manufacturer=manufacturer", "price=price"]
 
 
 def side(path: Path) -> pairs.Side:
-    """A catalog with its guessed columns."""
+    """A catalog with its columns."""
     table = open_table(path)
-    return pairs.read(table, matching.parts_of(table, (), "--map"))
-
-
-def score(chosen: set[Pair], known: set[Pair]) -> tuple[float, float, float]:
-    """F1, precision, recall."""
-    hits = len(chosen & known)
-    precision = hits / len(chosen) if chosen else 0.0
-    recall = hits / len(known)
-    return (2 * hits / (len(chosen) + len(known)), precision, recall)
-
-
-def seen_titles(path: Path | None) -> set[str]:
-    """Titles of both products in training rows."""
-    titles: set[str] = set()
-    for line in path.read_text(encoding="utf-8").splitlines() if path else ():
-        row = json.loads(line)
-        if row["task"] == "Product_Matching":
-            value = json.loads(row["input"])
-            titles |= {str(product["title"]) for product in value.values()}
-    return titles
+    title = "title" if "title" in table.names else "name"
+    return pairs.read(table, pairs.parts_of(table, mapping(title), "--map"))
 
 
 def judge(
@@ -68,6 +71,7 @@ def judge(
         out = Path(folder) / "matches.jsonl"
         run = matching.launch(
             part, right, model=options.model, adapter=options.adapter, out=out,
+            left_mapping=mapping("title"), right_mapping=mapping("name"),
             top=options.top, threshold=0.0, batch_size=16, run=Path(folder) / "run",
         )  # fmt: skip
         status = jobs.start(run).wait()
@@ -97,81 +101,136 @@ def judge(
         return found, probabilities
 
 
+def halves(known: Known, lefts: Sequence[int]) -> list[Known]:
+    """What is known of a sample, divided by products; none known means no match."""
+    sample = replace(known, rights={i: known.rights.get(i, frozenset()) for i in lefts})
+    first, second = sample.split(0.5, SEED)
+    return [sample.only(first), sample.only(second)]
+
+
+def decisions(
+    found: Sequence[Candidate],
+    probabilities: Sequence[float | None],
+    parts: Sequence[Known],
+    *,
+    scorer: str,
+    one_to_one: bool,
+) -> list[Candidate]:
+    """The pairs that are accepted in each part by what was fitted on the other."""
+    if scorer == FIRST:
+        return [pair for pair in found if pair.rank == 1]
+    accepted: list[Candidate] = []
+    for part, other in (parts, parts[::-1]):
+        scores: Sequence[float | None] = probabilities
+        threshold = 0.5
+        if scorer != UNFITTED:
+            fitted = blend.fit(
+                found,
+                probabilities,
+                other,
+                one_to_one=one_to_one,
+                only=None if scorer == CHOSEN else scorer,
+            )
+            scores, threshold = fitted.probabilities, fitted.threshold
+        places = [i for i, pair in enumerate(found) if pair.left in part.rights]
+        kept = pairs.accepted(
+            [found[i] for i in places],
+            [scores[i] for i in places],
+            threshold=threshold,
+            one_to_one=one_to_one,
+        )
+        accepted += [found[places[i]] for i in kept]
+    return accepted
+
+
+def counts(chosen: Sequence[Candidate], rights: dict[int, frozenset[int]]) -> np.ndarray:
+    """Hits, decisions and known matches of each left product: (products, 3)."""
+    hits = Counter(pair.left for pair in chosen if pair.right in rights[pair.left])
+    said = Counter(pair.left for pair in chosen)
+    return np.array([(hits[left], said[left], len(rights[left])) for left in rights])
+
+
+def f1_of(table: np.ndarray) -> np.ndarray:
+    """F1 from sums of ``counts`` along the second last axis."""
+    hits, said, known = np.moveaxis(table.sum(axis=-2), -1, 0)
+    return 2 * hits / (said + known)
+
+
+def interval(values: np.ndarray) -> str:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return f"{low:.3f} to {high:.3f}"
+
+
+def tell(
+    found: Sequence[Candidate], probabilities: Sequence[float], parts: Sequence[Known]
+) -> None:
+    """F1 of every scorer, and how far each is from the words alone."""
+    rights = {**parts[0].rights, **parts[1].rights}
+    draws = np.random.default_rng(SEED).integers(len(rights), size=(RESAMPLES, len(rights)))
+    print(
+        f"{'':<24}{'decision':<12}{'F1':>7}{'P':>7}{'R':>7}{'F1, 95%':>18}{'against words':>18}"
+    )
+    for one_to_one in (False, True):
+        words = np.zeros(0)
+        for scorer in (blend.WORDS, FIRST, UNFITTED, blend.MODEL, blend.BOTH, CHOSEN):
+            chosen = decisions(
+                found, probabilities, parts, scorer=scorer, one_to_one=one_to_one
+            )
+            table = counts(chosen, rights)
+            hits, said, known = table.sum(axis=0).tolist()
+            resampled = f1_of(table[draws])
+            words = words if len(words) else resampled
+            print(
+                f"{scorer:<24}{'one-to-one' if one_to_one else 'each pair':<12}"
+                f"{float(f1_of(table)):>7.3f}{hits / max(said, 1):>7.3f}{hits / known:>7.3f}"
+                f"{interval(resampled):>18}{interval(resampled - words):>18}"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--catalogs", type=Path, default=CATALOGS)
+    parser.add_argument("--rows", type=Path, help="folder of training rows, made if missing")
     parser.add_argument("--model")
     parser.add_argument("--adapter")
-    parser.add_argument("--train", type=Path, help="rows the adapter was trained on")
-    parser.add_argument("--lefts", type=int, default=120, help="left products to match")
+    parser.add_argument("--lefts", type=int, default=480, help="left products to match")
     parser.add_argument("--top", type=int, default=5)
     options = parser.parse_args()
     right_path = options.catalogs / "google_products_latin1.csv"
+    truth = options.catalogs / "amazon_google_matches.csv"
     left, right = side(options.catalogs / "amazon_software.csv"), side(right_path)
-    matches = open_table(options.catalogs / "amazon_google_matches.csv")
-    known = {(row.cells[0], row.cells[1]) for row in matches.good_rows()}
-
-    def ids(found: Sequence[Candidate]) -> list[Pair]:
-        return [(left.rows[c.left].cells[0], right.rows[c.right].cells[0]) for c in found]
-
+    known = knowns.read(truth, left, right)
     everything = candidates(left.texts(), right.texts(), top=max(LEVELS))
-    named = ids(everything)
-    print(f"{len(left.rows)} × {len(right.rows)} products, {len(known)} known matches")
+    print(f"{len(left.rows)} × {len(right.rows)} products, {known.matches} known matches")
+    hit = [pair.rank for pair in everything if known.label(pair)]
     for level in LEVELS:
-        kept = {p for p, c in zip(named, everything, strict=True) if c.rank <= level}
-        print(f"recall of blocking at {level:>2}: {len(kept & known) / len(known):.3f}")
-    first = [(p, c) for p, c in zip(named, everything, strict=True) if c.rank == 1]
-    f1, precision, recall = score({p for p, _ in first}, known)
-    print(f"first candidate of each, no model: F1 {f1:.3f} (P {precision:.3f} R {recall:.3f})")
+        recall = sum(rank <= level for rank in hit) / known.matches
+        print(f"recall of blocking at {level:>2}: {recall:.3f}")
+    first = [pair for pair in everything if pair.rank == 1]
+    hits = sum(known.label(pair) is True for pair in first)
+    print(
+        f"first candidate of each, nothing fitted: F1 "
+        f"{2 * hits / (len(first) + known.matches):.3f} (P {hits / len(first):.3f} "
+        f"R {hits / known.matches:.3f})"
+    )
+    if options.rows and not options.rows.exists():
+        question = matching.question_of_pairs()
+        print(pair_rows.write(left, right, truth, question, options.rows, hold=HOLD, val=0.06))
     if not options.model:
         return
-
-    seen = seen_titles(options.train)
-    free = [i for i, row in enumerate(left.rows) if left.part(row, "title") not in seen]
-    sample = sorted(random.Random(SEED).sample(free, min(options.lefts, len(free))))
-    found, probabilities = judge(left, sample, right_path, options)
-    halves = [set(sample[::2]), set(sample[1::2])]
-    truth = []
-    for half in halves:
-        names = {left.rows[i].cells[0] for i in half}
-        truth.append({pair for pair in known if pair[0] in names})
+    held = knowns.read(options.rows / pair_rows.HELD, left, right)
+    alone = [i for i in range(len(left.rows)) if i not in known.rights]
+    draw = random.Random(SEED)
+    share = options.lefts / (len(held.rights) + HOLD * len(alone))
+    sample = draw.sample(sorted(held.rights), round(share * len(held.rights)))
+    sample += draw.sample(alone, round(share * HOLD * len(alone)))
+    parts = halves(held, sorted(sample))
     print(
-        f"{len(sample)} left products not among the training rows; thresholds chosen on "
-        f"{len(halves[0])} of them ({len(truth[0])} matches), F1 on the other "
-        f"{len(halves[1])} ({len(truth[1])} matches)"
+        f"{len(sample)} left products that no training row shows, with "
+        f"{sum(part.matches for part in parts)} known matches"
     )
-    scorers = {
-        "BM25 similarity alone": [c.similarity for c in found],
-        "model": probabilities,
-        "model × similarity": [
-            p * c.similarity for p, c in zip(probabilities, found, strict=True)
-        ],
-    }
-    print(f"{'':<24}{'decision':<12}{'threshold':>10}{'F1':>8}{'P':>8}{'R':>8}")
-    for name, values in scorers.items():
-        for one_to_one in (False, True):
-
-            def chosen(
-                half: int, threshold: float, values: list[float] = values,
-                one_to_one: bool = one_to_one,
-            ) -> set[Pair]:  # fmt: skip
-                places = [i for i, c in enumerate(found) if c.left in halves[half]]
-                part = [found[i] for i in places]
-                kept = pairs.accepted(
-                    part, [values[i] for i in places], threshold=threshold,
-                    one_to_one=one_to_one,
-                )  # fmt: skip
-                return set(ids([part[i] for i in kept]))
-
-            levels = sorted({round(v, 3) for v in values})
-            best = max(levels, key=lambda t: score(chosen(0, t), truth[0])[0])
-            decision = "one-to-one" if one_to_one else "each pair"
-            for threshold in (best, 0.5) if name == "model" else (best,):
-                f1, precision, recall = score(chosen(1, threshold), truth[1])
-                print(
-                    f"{name:<24}{decision:<12}{threshold:>10.3f}{f1:>8.3f}{precision:>8.3f}"
-                    f"{recall:>8.3f}"
-                )
+    found, probabilities = judge(left, sorted(sample), right_path, options)
+    tell(found, probabilities, parts)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 Blocking proposes candidates (``blocking``), the model judges each pair, a threshold or a
 one-to-one assignment decides. Pairs are answered through the same journal as any table.
+Where some matches are known, the words and the model decide together (``blend``), and what
+such decisions are worth is measured.
 """
 
 from __future__ import annotations
@@ -14,40 +16,37 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx import events, jobs, runtime
-from ecellm_mlx.catalog import answering, job, pairs, shards, writing
+from ecellm_mlx.catalog import blend, body, pairs, writing
+from ecellm_mlx.catalog import known as knowns
 from ecellm_mlx.catalog.blocking import candidates
-from ecellm_mlx.catalog.guard import Guard
-from ecellm_mlx.catalog.guess import guess
 from ecellm_mlx.catalog.journal import Journal
-from ecellm_mlx.catalog.pairs import PairTable
+from ecellm_mlx.catalog.known import Known
+from ecellm_mlx.catalog.pairs import PairTable, Side
 from ecellm_mlx.catalog.question import Question, build
-from ecellm_mlx.catalog.tables import Column, Table, open_table, plain
-from ecellm_mlx.data.tasks import PRODUCT_PARTS
+from ecellm_mlx.catalog.tables import Column, open_table, plain
 from ecellm_mlx.data.tasks import find as find_task
 from ecellm_mlx.errors import JobError, UsageError
 from ecellm_mlx.files import ensure_folder
-from ecellm_mlx.models import adapter_files, registry
-from ecellm_mlx.models.fingerprint import base_fingerprint
 
 BLOCK_ROWS = 512
-RESULTS = (
-    Column("ecellm_match_probability", numeric=True),
-    Column("ecellm_similarity", numeric=True),
-    Column("ecellm_rank"),
-)
+EVEN = 0.5
+PROBABILITY = Column("ecellm_match_probability", numeric=True)
+MODEL_PROBABILITY = Column("ecellm_model_probability", numeric=True)
+OTHERS = (Column("ecellm_similarity", numeric=True), Column("ecellm_rank"))
 
 
 def launch(
     left: Path,
     right: Path,
     *,
-    model: str,
     out: Path,
+    model: str | None = None,
     adapter: str | None = None,
     left_mapping: Sequence[str] = (),
     right_mapping: Sequence[str] = (),
     top: int = 5,
-    threshold: float = 0.5,
+    truth: Path | None = None,
+    threshold: float | None = None,
     one_to_one: bool = False,
     review_band: tuple[float, float] | None = None,
     instruction: str | None = None,
@@ -62,97 +61,81 @@ def launch(
 
     Args:
         left, right: the two tables.
-        model, adapter: what judges pairs.
         out: the table of matches to write, in any format.
+        model: what judges pairs; without one the words alone decide, which needs ``truth``.
         left_mapping, right_mapping: ``title=column`` and so on; guessed when not given.
         top: candidates for each left product.
-        threshold: least probability of a match.
+        truth: a table of known matches to fit to; see ``known``.
+        threshold: least probability of a match; by default the best one for ``truth``, and
+            0.5 without.
         one_to_one: use each product once at most.
         review_band: pairs with a probability in it go to the review file.
         instruction: instead of the task's own.
-        batch_size, resume, new, pause_on_battery, pause_on_memory, run: see ``job.launch``.
+        adapter, batch_size, resume, new, pause_on_battery, pause_on_memory, run: see
+            ``body.Setup``.
 
     Raises:
         DataError, UsageError, ModelError, JobError: see ``job.launch``.
     """
-    task = find_task("PM")
+    if model is None and (truth is None or adapter):
+        raise UsageError(
+            "there is nothing to judge pairs by: no --model was given",
+            cure="give a --model, or known matches with --truth to match by words alone",
+        )
+    probabilities = (
+        ("--threshold", () if threshold is None else (threshold,)),
+        ("--review-band", review_band or ()),
+    )
+    for name, values in probabilities:
+        if not all(0 <= value <= 1 for value in values):
+            got = ", ".join(map(str, values))
+            raise UsageError(f"{name} is no probability", got=got, expected="0 to 1")
     columns = [
-        parts_of(open_table(path), mapping, option)
+        pairs.parts_of(open_table(path), mapping, option)
         for path, mapping, option in (
             (left, left_mapping, "--left-map"), (right, right_mapping, "--right-map"),
         )
     ]  # fmt: skip
-    for name, values in (("--threshold", (threshold,)), ("--review-band", review_band or ())):
-        if not all(0 <= value <= 1 for value in values):
-            got = ", ".join(map(str, values))
-            raise UsageError(f"{name} is no probability", got=got, expected="0 to 1")
-    base = registry.resolve(model)
-    out = out.absolute()
-    ensure_folder(out.parent)
-    question = build(
-        pairs.FIELDS,
-        task=task.name,
-        mapping=[f"{field}={field}" for field in pairs.FIELDS],
-        instruction=instruction,
-    )
+    if truth:
+        sides = (
+            pairs.read(open_table(p), c) for p, c in zip((left, right), columns, strict=True)
+        )
+        blend.check(knowns.read(truth, *sides))
+    ensure_folder(out.absolute().parent)
     config = {
         "left": str(left.absolute()),
         "right": str(right.absolute()),
         "left_columns": columns[0],
         "right_columns": columns[1],
-        "question": question.to_dict(),
-        "task": task.name,
-        "model": str(base.absolute()),
-        "model_name": model,
-        "adapter": str(adapter_files.folder_of(adapter)) if adapter else None,
-        "out": str(out),
         "values": "free",
         "top": top,
+        "truth": str(truth.absolute()) if truth else None,
         "threshold": threshold,
         "one_to_one": one_to_one,
         "review_band": list(review_band) if review_band else None,
-        "batch_size": batch_size,
-        "new": new,
-        "pause_on_battery": pause_on_battery,
-        "pause_on_memory": pause_on_memory,
     }
-    fingerprints = {"base": base_fingerprint(base)}
-    job.check_journal(config, fingerprints["base"], out, resume=resume, new=new)
-    return jobs.create("match", config, out=run, fingerprints=fingerprints)
+    setup = body.Setup(
+        model=model,
+        out=out,
+        adapter=adapter,
+        batch_size=batch_size,
+        resume=resume,
+        new=new,
+        pause_on_battery=pause_on_battery,
+        pause_on_memory=pause_on_memory,
+        run=run,
+    )
+    return body.create("match", question_of_pairs(instruction), config, setup)
 
 
-def parts_of(table: Table, mapping: Sequence[str], option: str) -> dict[str, str]:
-    """The column of each part of a product, as given or guessed from names and values.
-
-    Raises:
-        UsageError: an unknown part or column, or nothing that looks like a title.
-    """
-    found: dict[str, str] = {}
-    problems = []
-    for item in mapping:
-        part, _, column = item.partition("=")
-        if part not in PRODUCT_PARTS:
-            problems.append(f"{part!r} is no part of a product")
-        elif column not in table.names:
-            problems.append(f"{table.path.name} has no column {column!r}")
-        else:
-            found[part] = column
-    if not mapping:
-        fields = {
-            "product title": "title", "product description": "description",
-            "product brand": "manufacturer", "product price": "price",
-        }  # fmt: skip
-        for choice in guess(table, find_task("AVE"), ["target attributes"]).choices:
-            if choice.field in fields:
-                found[fields[choice.field]] = choice.column
-    if "title" not in found and not problems:
-        problems.append(f"no column of {table.path.name} is mapped to the title")
-    if problems:
-        raise UsageError(
-            f"{option}: {'; '.join(problems)}",
-            expected=f"{', '.join(PRODUCT_PARTS)} and columns {', '.join(table.names)}",
-        )
-    return found
+def question_of_pairs(instruction: str | None = None) -> Question:
+    """What is asked about a pair."""
+    return build(
+        pairs.FIELDS,
+        task=find_task("PM").name,
+        mapping=[f"{field}={field}" for field in pairs.FIELDS],
+        instruction=instruction,
+    )
 
 
 def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
@@ -160,71 +143,82 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
     config = context.config
     started = time.perf_counter()
     out = Path(config["out"])
-    question = Question.from_dict(config["question"])
-    left = pairs.read(open_table(Path(config["left"])), config["left_columns"])
-    right = pairs.read(open_table(Path(config["right"])), config["right_columns"])
+    left, right = (
+        pairs.read(open_table(Path(config[side])), config[f"{side}_columns"])
+        for side in ("left", "right")
+    )
     for side in (left, right):
         if side.rejected:
-            context.emit(
-                events.Warned(
-                    message=f"{side.rejected} rows of {side.table.path.name} could not be read"
-                )
-            )
+            _warn(context, f"{side.rejected} rows of {side.table.path.name} could not be read")
     found = candidates(left.texts(), right.texts(), top=config["top"])
     if not found:
         raise JobError(
             "the catalogs have no word in common", cure="check --left-map and --right-map"
         )
     table = PairTable(left, right, found)
-    shard = shards.join()
-    who = job.identity(config, context.job.fingerprints["base"])
-    size = answering.chunk_rows(config["batch_size"])
-    with Journal(shards.journal_path(out, shard.rank), who, new=config["new"]) as journal:
-        if not journal.begin(_source(table, config["batch_size"])):
-            answering.plan(table, question, journal, size)
-        ask, speed = job.load_model(context)
-        pass_ = answering.Answering(
-            context,
-            journal,
-            shard,
-            Guard(config["pause_on_battery"], config["pause_on_memory"]),
-            ask,
-            size=size,
-            batch_size=config["batch_size"],
-        )
-        context.started(device=job.device(), total_steps=pass_.tally.total)
-        done = pass_.run(table, question)
-        if not shard.all_done(done):
-            return "stopped", {"rows": pass_.tally.done, "out": str(out)}
-        shard.exchange(journal)
-        if shard.rank:
-            return "finished", {"rows": pass_.tally.done, "out": str(out)}
-        probabilities = probabilities_of(table, question, journal)
+    known = _known(context, left, right)
+    results: dict[str, Any] = {"pairs": len(found), "out": str(out)}
+    probabilities: list[float | None] | None = None
+    if config["model"]:
+        question = Question.from_dict(config["question"])
+        with body.answers(context, table, _source(table, config["batch_size"])) as answers:
+            if answers.ended:
+                return answers.ended, {"rows": answers.tally.done, "out": str(out)}
+            probabilities = probabilities_of(table, question, answers.journal)
+        results |= {
+            "computed": answers.tally.computed,
+            "errors": sum(p is None for p in probabilities),
+            "tokens_per_second": answers.speed(),
+        }
+    else:
+        context.started(device="cpu", total_steps=0)
+    decided, threshold = probabilities or [], config["threshold"]
+    if known:
+        fitted = blend.fit(found, probabilities, known, one_to_one=config["one_to_one"])
+        decided = fitted.probabilities
+        threshold = fitted.threshold if threshold is None else threshold
+        results["truth"] = fitted.to_json()
+        if config["model"] and fitted.used == blend.WORDS:
+            _warn(
+                context,
+                "the model adds nothing to the words on the known matches and is not used; "
+                "train it on some of them (`ecellm catalog pairs`)",
+            )
+    threshold = EVEN if threshold is None else threshold
     chosen = pairs.accepted(
-        found,
-        probabilities,
-        threshold=config["threshold"],
-        one_to_one=config["one_to_one"],
+        found, decided, threshold=threshold, one_to_one=config["one_to_one"]
     )
-    _write(out, table, probabilities, chosen)
-    review = _in_band(probabilities, config["review_band"])
+    model = probabilities if known else None
+    _write(out, table, decided, model, chosen)
+    review = _in_band(decided, config["review_band"])
     review_file = writing.review_path(out)
     if review:
-        _write(review_file, table, probabilities, review)
+        _write(review_file, table, decided, model, review)
     else:
         review_file.unlink(missing_ok=True)
     return "finished", {
         "rows": len(chosen),
-        "pairs": len(found),
-        "computed": pass_.tally.computed,
-        "errors": sum(p is None for p in probabilities),
+        **results,
+        "threshold": threshold,
         "review": len(review),
-        "out": str(out),
         "review_file": str(review_file) if review else None,
         "seconds": time.perf_counter() - started,
-        "tokens_per_second": speed(),
-        "peak_memory_gb": runtime.peak_memory_gb(),
+        "peak_memory_gb": runtime.peak_memory_gb() if config["model"] else None,
     }
+
+
+def _known(context: jobs.JobContext, left: Side, right: Side) -> Known | None:
+    truth = context.config["truth"]
+    if not truth:
+        return None
+    known = knowns.read(Path(truth), left, right)
+    if known.lost:
+        _warn(context, f"{known.lost} known matches name products that are not there")
+    return known
+
+
+def _warn(context: jobs.JobContext, text: str) -> None:
+    context.emit(events.Warned(message=text))
 
 
 def probabilities_of(
@@ -257,13 +251,19 @@ def _write(
     out: Path,
     table: PairTable,
     probabilities: Sequence[float | None],
+    model: Sequence[float | None] | None,
     places: Sequence[int],
 ) -> None:
-    """The pairs at ``places``, with all columns of both sides."""
+    """The pairs at ``places``, with all columns of both sides.
+
+    ``model`` is what the model alone says, where that is not what decides.
+    """
     columns = [
         *(Column(f"left_{name}") for name in table.left.table.names),
         *(Column(f"right_{name}") for name in table.right.table.names),
-        *RESULTS,
+        PROBABILITY,
+        *((MODEL_PROBABILITY,) if model else ()),
+        *OTHERS,
     ]
     with plain.create(out, columns) as lines:
         for place in places:
@@ -273,6 +273,7 @@ def _write(
                     *table.left.rows[pair.left].cells,
                     *table.right.rows[pair.right].cells,
                     probabilities[place],
+                    *((model[place],) if model else ()),
                     pair.similarity,
                     str(pair.rank),
                 ]

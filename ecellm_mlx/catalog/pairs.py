@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ecellm_mlx.catalog.blocking import Candidate
+from ecellm_mlx.catalog.guess import guess
 from ecellm_mlx.catalog.tables import BadRow, Column, Table, TableRow, Writer
 from ecellm_mlx.data.tasks import PRODUCT_PARTS
-from ecellm_mlx.errors import DataError
+from ecellm_mlx.data.tasks import find as find_task
+from ecellm_mlx.errors import DataError, UsageError
 
 # What is compared to find candidates; descriptions differ too much between shops.
 BLOCKING_PARTS = ("title", "manufacturer")
@@ -40,6 +42,40 @@ class Side:
     def texts(self) -> list[str]:
         """What blocking compares."""
         return [" ".join(self.part(row, part) for part in BLOCKING_PARTS) for row in self.rows]
+
+
+def parts_of(table: Table, mapping: Sequence[str], option: str) -> dict[str, str]:
+    """The column of each part of a product, as given or guessed from names and values.
+
+    Raises:
+        UsageError: an unknown part or column, or nothing that looks like a title.
+    """
+    found: dict[str, str] = {}
+    problems = []
+    for item in mapping:
+        part, _, column = item.partition("=")
+        if part not in PRODUCT_PARTS:
+            problems.append(f"{part!r} is no part of a product")
+        elif column not in table.names:
+            problems.append(f"{table.path.name} has no column {column!r}")
+        else:
+            found[part] = column
+    if not mapping:
+        fields = {
+            "product title": "title", "product description": "description",
+            "product brand": "manufacturer", "product price": "price",
+        }  # fmt: skip
+        for choice in guess(table, find_task("AVE"), ["target attributes"]).choices:
+            if choice.field in fields:
+                found[fields[choice.field]] = choice.column
+    if "title" not in found and not problems:
+        problems.append(f"no column of {table.path.name} is mapped to the title")
+    if problems:
+        raise UsageError(
+            f"{option}: {'; '.join(problems)}",
+            expected=f"{', '.join(PRODUCT_PARTS)} and columns {', '.join(table.names)}",
+        )
+    return found
 
 
 def read(table: Table, columns: dict[str, str]) -> Side:

@@ -132,7 +132,7 @@ def apply(run: RunDirectory, rows_file: Path | None = None) -> Applied:
         DataError: nothing was decided, or a decision is no answer to the question.
         StorageError: a file cannot be written.
     """
-    from ecellm_mlx.catalog.job import identity
+    from ecellm_mlx.catalog.body import identity
 
     job = run.job()
     decided = {item.key: item for item in read(of_run(run)).items if item.correction}

@@ -8,15 +8,18 @@ and so are batches and answers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecellm_mlx.catalog.journal import Entry, Journal
+from ecellm_mlx.errors import JobError
 
 if TYPE_CHECKING:
     from ecellm_mlx.training.ranks import Ranks
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
 # As in ``training.ranks``, which loads mlx.
 RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
 BLOCK_ENTRIES = 2048
+DONE, STOPPED, FAILED = "done", "stopped", "failed: "
+RESUME = (
+    "every rank's answers are in its journal: start the same command again with --resume, "
+    "on any number of hosts"
+)
 
 
 def launched_rank() -> int | None:
@@ -52,11 +60,39 @@ class Shard:
         """Whether this rank answers a chunk."""
         return chunk % self.size == self.rank
 
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Tell the other ranks, when they are done with their parts, that this one failed.
+
+        The sentence is printed at once: the others may work for hours yet, and keep what
+        they compute.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.group is not None:
+                text = str(error) or type(error).__name__
+                sys.stderr.write(f"rank {self.rank} of {self.size} failed: {text}\n")
+                self._texts(FAILED + text.rstrip("."))
+            raise
+
     def all_done(self, done: bool) -> bool:
-        """Whether every rank has done its part; waits for all of them."""
+        """Whether every rank has done its part; waits for all of them.
+
+        Raises:
+            JobError: a rank failed, or is gone.
+        """
         if self.group is None:
             return done
-        return all(self.group.texts("done" if done else ""))
+        said = self._texts(DONE if done else STOPPED)
+        for rank, text in enumerate(said):
+            if text.startswith(FAILED):
+                raise JobError(
+                    f"rank {rank} of {self.size} failed, so its part of the answers is missing "
+                    f"and no table was written: {text.removeprefix(FAILED)}",
+                    cure=RESUME,
+                )
+        return all(text == DONE for text in said)
 
     def exchange(self, journal: Journal) -> None:
         """Give every rank the answers of all others."""
@@ -66,11 +102,24 @@ class Shard:
         mine = iter([entry.key for entry in journal.all_entries()])
         while True:
             block = journal.entries(list(islice(mine, BLOCK_ENTRIES)))
-            received = self.group.texts(_pack(block.values()))
+            received = self._texts(_pack(block.values()))
             found = [entry for text in received for entry in _unpack(text)]
             if not found:
                 return
             journal.add(found)
+
+    def _texts(self, text: str) -> list[str]:
+        """The text of every rank."""
+        assert self.group is not None
+        try:
+            return self.group.texts(text)
+        except JobError as error:
+            raise JobError(
+                f"rank {self.rank} of {self.size} lost the others, so their part of the "
+                "answers is missing and no table was written",
+                got=error.got,
+                cure=RESUME,
+            ) from None
 
 
 def join() -> Shard:

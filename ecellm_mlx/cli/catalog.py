@@ -12,10 +12,11 @@ from ecellm_mlx.cli import catalog_options as own
 from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate
 
 app = typer.Typer(
-    help="Product tables: show, preview, run, match, correct.", no_args_is_help=True
+    help="Product tables: show, preview, run, match, pairs, correct.", no_args_is_help=True
 )
 
 app.command()(catalog_match.match)
+app.command()(catalog_match.pairs)
 
 
 @app.callback()
@@ -236,7 +237,8 @@ def report(run_: Any, out: Path, json: bool) -> None:
         emit_json({"run": str(run_.path), **results})
         return
     if results:
-        narrate(_sentence(results))
+        for line in (_sentence(results), *catalog_match.sentences(results)):
+            narrate(line)
     emit(str(out.absolute()))
 
 

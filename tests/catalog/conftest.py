@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import jobs
-from ecellm_mlx.catalog import job
+from ecellm_mlx.catalog import job, pairs
+from ecellm_mlx.catalog.tables import open_table
 
 EXCERPTS = Path(__file__).parent / "excerpts"
 # Closed answers are quick; a random model fills attributes with all the text it may.
@@ -41,3 +42,9 @@ def run_here(run: jobs.RunDirectory) -> tuple[str, dict[str, Any]]:
         return job.run_job(context)
     finally:
         context.close()
+
+
+def side_of(path: Path) -> pairs.Side:
+    """One of the excerpts as a side of a match."""
+    table = open_table(path)
+    return pairs.read(table, pairs.parts_of(table, (), "--map"))

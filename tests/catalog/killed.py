@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx import jobs
-from ecellm_mlx.catalog import answering, job, writing
+from ecellm_mlx.catalog import answering, body, writing
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.inference.answers import Answer, Decoding
 
@@ -51,8 +51,8 @@ def entry(*arguments: Any) -> Any:
     return entry_of(*arguments)
 
 
-job.load_model = load
-job.device = lambda: "none"
+body.load_model = load
+body.device = lambda: "none"
 writing._entry = entry
 if after := os.environ.get("DIE_AFTER"):
     timer = threading.Timer(float(after), die)

@@ -1,0 +1,243 @@
+"""How likely a pair is a match, from the words and from the model together.
+
+Blocking and the model are wrong about different pairs. Where some matches are known, a
+logistic regression on both is fitted to them, and so is one on each alone; of the three,
+the one with the best F1 decides, with the threshold that is best for it. Both are judged
+on pairs that the fit has not seen (cross-validation by whole products), so that a model
+that adds nothing is not used, and is said to add nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ecellm_mlx.catalog.blocking import Candidate
+from ecellm_mlx.catalog.known import Known
+from ecellm_mlx.catalog.pairs import accepted
+from ecellm_mlx.errors import DataError
+
+FOLDS = 5
+LEAST_PRODUCTS = 20
+BOUND = 1e-4
+LEVELS = 64
+# The features of each scorer: see ``features``.
+WORDS, MODEL, BOTH = "words", "model", "words and model"
+SCORERS = {WORDS: (0, 1, 2), MODEL: (3, 4), BOTH: (0, 1, 2, 3, 4)}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What decisions at ``threshold`` are worth; a match that blocking misses is missed."""
+
+    f1: float
+    precision: float
+    recall: float
+    threshold: float
+
+    def to_json(self) -> dict[str, float]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A fitted scorer.
+
+    Attributes:
+        used: its name in ``SCORERS``.
+        quality: of each scorer that could be fitted, by cross-validation.
+        products, matches: the known ones that it was fitted to.
+        probabilities: of each candidate, 0-1; None where the model could not be asked and
+            is needed.
+    """
+
+    used: str
+    quality: dict[str, Quality]
+    products: int
+    matches: int
+    probabilities: list[float | None]
+
+    @property
+    def threshold(self) -> float:
+        """The least probability of a match."""
+        return self.quality[self.used].threshold
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, without the probabilities."""
+        return {
+            "used": self.used,
+            "products": self.products,
+            "matches": self.matches,
+            "quality": {name: found.to_json() for name, found in self.quality.items()},
+        }
+
+
+def features(
+    found: Sequence[Candidate], probabilities: Sequence[float | None] | None
+) -> np.ndarray:
+    """What a candidate is judged by; NaN where it is not known.
+
+    Returns:
+        (candidates, 5): similarity; its lead over the best other candidate of the same left
+        product; the same among the candidates that share the right product; the model's log
+        odds of a match; and their lead over the left product's other candidates.
+    """
+    similarity = np.array([pair.similarity for pair in found])
+    lefts = [pair.left for pair in found]
+    odds = np.full(len(found), np.nan)
+    for place, probability in enumerate(probabilities or ()):
+        if probability is not None:
+            bounded = min(max(probability, BOUND), 1 - BOUND)
+            odds[place] = np.log(bounded / (1 - bounded))
+    return np.column_stack(
+        [
+            similarity,
+            _lead(similarity, lefts),
+            _lead(similarity, [pair.right for pair in found]),
+            odds,
+            _lead(odds, lefts),
+        ]
+    )
+
+
+def fit(
+    found: Sequence[Candidate],
+    probabilities: Sequence[float | None] | None,
+    known: Known,
+    *,
+    one_to_one: bool = False,
+    only: str | None = None,
+) -> Blend:
+    """Fit the scorers to known matches and choose the best, or take ``only`` that one.
+
+    Args:
+        found: all candidates, known and not.
+        probabilities: the model's, of each being a match; None without a model.
+        known: matches that the model was not trained on.
+        one_to_one: how it will be decided; see ``pairs.accepted``.
+        only: a name in ``SCORERS``.
+
+    Raises:
+        DataError: too little is known.
+    """
+    check(known)
+    values = features(found, probabilities)
+    labels = [known.label(pair) for pair in found]
+    if True not in labels or False not in labels:
+        raise DataError(
+            "the known matches cannot be fitted to",
+            got="candidates of one kind only",
+            expected="matches and near misses",
+            cure="propose more candidates with --top, or leave --truth out",
+        )
+    truth = np.array([label is True for label in labels])
+    folds = _folds(found, known)
+    names = [only] if only else list(SCORERS) if probabilities is not None else [WORDS]
+    quality: dict[str, Quality] = {}
+    scores: dict[str, np.ndarray] = {}
+    for name in names:
+        columns = values[:, SCORERS[name]]
+        usable = ~np.isnan(columns).any(axis=1)
+        unseen = np.full(len(found), np.nan)
+        for fold in range(FOLDS):
+            fitted = usable & (folds >= 0) & (folds != fold)
+            asked = usable & (folds == fold)
+            if asked.any():
+                unseen[asked] = _predict(columns[fitted], truth[fitted], columns[asked])
+        quality[name] = _best(found, unseen, truth, known.matches, one_to_one)
+        score = np.full(len(found), np.nan)
+        taken = usable & (folds >= 0)
+        score[usable] = _predict(columns[taken], truth[taken], columns[usable])
+        scores[name] = score
+    # Of equals the first, which is the simpler one.
+    used = max(names, key=lambda name: quality[name].f1)
+    return Blend(
+        used,
+        quality,
+        len(known.rights),
+        known.matches,
+        [None if np.isnan(score) else float(score) for score in scores[used]],
+    )
+
+
+def check(known: Known) -> None:
+    """Refuse known matches that are too few, before a model works for nothing.
+
+    Raises:
+        DataError: they are.
+    """
+    if len(known.rights) < LEAST_PRODUCTS:
+        raise DataError(
+            "too few matches are known to fit to",
+            got=f"{len(known.rights)} left products",
+            expected=f"at least {LEAST_PRODUCTS}",
+            cure="give more known matches, or leave --truth out",
+        )
+
+
+def _lead(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+    """Each value minus the largest other one of its group; minus 0 where it is alone."""
+    members: dict[int, list[int]] = {}
+    for place, group in enumerate(groups):
+        if not np.isnan(values[place]):
+            members.setdefault(group, []).append(place)
+    lead = values.copy()
+    for places in members.values():
+        if len(places) == 1:
+            continue
+        ordered = sorted((float(values[place]) for place in places), reverse=True)
+        for place in places:
+            own = float(values[place])
+            lead[place] = own - (ordered[1] if own == ordered[0] else ordered[0])
+    return lead
+
+
+def _folds(found: Sequence[Candidate], known: Known) -> np.ndarray:
+    """The fold of each candidate, -1 where nothing is known; products are never divided."""
+    fold_of = {
+        left: number % FOLDS for number, group in enumerate(known.groups()) for left in group
+    }
+    return np.array([fold_of.get(pair.left, -1) for pair in found])
+
+
+def _predict(values: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    from sklearn.linear_model import LogisticRegression
+
+    if truth.all() or not truth.any():
+        return np.full(len(asked), truth.mean() if len(truth) else 0.5)
+    centre, scale = values.mean(axis=0), values.std(axis=0)
+    scale[scale == 0] = 1.0
+    regression = LogisticRegression(C=1.0).fit((values - centre) / scale, truth)
+    found: np.ndarray = regression.predict_proba((asked - centre) / scale)[:, 1]
+    return found
+
+
+def _best(
+    found: Sequence[Candidate],
+    scores: np.ndarray,
+    truth: np.ndarray,
+    matches: int,
+    one_to_one: bool,
+) -> Quality:
+    """The threshold whose decisions have the greatest F1, midway between two scores."""
+    places = np.flatnonzero(~np.isnan(scores)).tolist()
+    candidates = [found[place] for place in places]
+    probabilities = [float(scores[place]) for place in places]
+    levels = np.unique(probabilities)
+    middles = (levels[1:] + levels[:-1]) / 2
+    if one_to_one and len(middles) > LEVELS:
+        # An assignment for each would take long.
+        middles = middles[np.linspace(0, len(middles) - 1, LEVELS).round().astype(int)]
+    best: Quality | None = None
+    for threshold in (float(levels[0]) / 2, *map(float, middles)):
+        chosen = accepted(candidates, probabilities, threshold=threshold, one_to_one=one_to_one)
+        hits = int(truth[[places[i] for i in chosen]].sum())
+        f1 = 2 * hits / (len(chosen) + matches)
+        if best is None or f1 > best.f1:
+            best = Quality(f1, hits / max(len(chosen), 1), hits / matches, threshold)
+    assert best is not None
+    return best

@@ -1,0 +1,177 @@
+"""Words and model together: fitted to known matches, judged on others, best of three."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ecellm_mlx import events, jobs
+from ecellm_mlx.catalog import blend, matching
+from ecellm_mlx.catalog import known as knowns
+from ecellm_mlx.catalog.blocking import Candidate, candidates
+from ecellm_mlx.catalog.known import Known
+from ecellm_mlx.catalog.tables import open_table
+from ecellm_mlx.errors import DataError, UsageError
+
+from .conftest import side_of
+from .test_catalog_matching import match_here
+
+
+@pytest.fixture
+def found(amazon: Path, google: Path) -> list[Candidate]:
+    return candidates(side_of(amazon).texts(), side_of(google).texts(), top=5)
+
+
+@pytest.fixture
+def known(amazon: Path, google: Path, matches: Path) -> Known:
+    return knowns.read(matches, side_of(amazon), side_of(google))
+
+
+def said(found: list[Candidate], known: Known, skill: float) -> list[float | None]:
+    """Probabilities of a model that knows the answer more or less well."""
+    rng = np.random.default_rng(5)
+    odds = [skill * (1 if known.label(c) else -1) + rng.normal() for c in found]
+    return [float(1 / (1 + np.exp(-x))) for x in odds]
+
+
+def test_features_of_a_small_example() -> None:
+    found = [
+        Candidate(0, 0, 0.9, 1), Candidate(0, 1, 0.5, 2), Candidate(1, 0, 0.4, 1),
+        Candidate(2, 7, 0.3, 1),
+    ]  # fmt: skip
+    got = blend.features(found, [0.5, 0.5, None, 0.9])
+    nine = np.log(9)
+    nan = np.nan
+    expected = [
+        [0.9, 0.4, 0.5, 0.0, 0.0],
+        [0.5, -0.4, 0.5, 0.0, 0.0],
+        [0.4, 0.4, -0.5, nan, nan],
+        [0.3, 0.3, 0.3, nine, nine],
+    ]
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def test_the_fit_is_scikit_learns(found: list[Candidate], known: Known) -> None:
+    probabilities = said(found, known, 0.7)
+    fitted = blend.fit(found, probabilities, known, only=blend.BOTH)
+    values = blend.features(found, probabilities)
+    labelled = [i for i, c in enumerate(found) if c.left in known.rights]
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    model.fit(values[labelled], [bool(known.label(found[i])) for i in labelled])
+    expected = model.predict_proba(values)[:, 1]
+    np.testing.assert_allclose(np.array(fitted.probabilities), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("one_to_one", [False, True])
+def test_a_model_that_helps_is_used_and_one_that_does_not_is_not(
+    found: list[Candidate], known: Known, one_to_one: bool
+) -> None:
+    good = blend.fit(found, said(found, known, 3.0), known, one_to_one=one_to_one)
+    assert good.used == blend.BOTH or good.quality[blend.MODEL].f1 > 0.95
+    assert good.quality[good.used].f1 > good.quality[blend.WORDS].f1 + 0.02
+    # Against its knowledge: the words alone must not be made worse by it.
+    bad = blend.fit(found, said(found, known, 0.0), known, one_to_one=one_to_one)
+    assert bad.quality[blend.WORDS].f1 > bad.quality[blend.MODEL].f1
+    assert bad.quality[bad.used].f1 == max(q.f1 for q in bad.quality.values())
+    alone = blend.fit(found, None, known, one_to_one=one_to_one)
+    assert alone.used == blend.WORDS
+    assert alone.quality[blend.WORDS] == bad.quality[blend.WORDS]
+
+
+def test_quality_is_of_pairs_that_were_not_fitted_to(
+    found: list[Candidate], known: Known
+) -> None:
+    fitted = blend.fit(found, None, known)
+    quality = fitted.quality[blend.WORDS]
+    hits = sum(known.label(c) is True for c in found)
+    # A match that blocking missed cannot be found by any threshold.
+    assert quality.recall <= hits / known.matches
+    assert quality.f1 == pytest.approx(
+        2 * quality.precision * quality.recall / (quality.precision + quality.recall)
+    )
+    assert 0 < quality.threshold < 1
+    # Labels in disorder leave nothing to learn, and it shows.
+    rights = list(known.rights.values())
+    wrong = Known(dict(zip(known.rights, [*rights[7:], *rights[:7]], strict=True)), {}, {})
+    assert blend.fit(found, None, wrong).quality[blend.WORDS].f1 < quality.f1 / 2
+
+
+def test_a_pair_that_could_not_be_asked_is_decided_by_words_or_not_at_all(
+    found: list[Candidate], known: Known
+) -> None:
+    probabilities = said(found, known, 3.0)
+    probabilities[3] = None
+    both = blend.fit(found, probabilities, known, only=blend.BOTH)
+    assert both.probabilities[3] is None
+    assert sum(p is None for p in both.probabilities) == 1
+    words = blend.fit(found, probabilities, known, only=blend.WORDS)
+    assert None not in words.probabilities
+
+
+def test_too_little_is_a_sentence(found: list[Candidate], known: Known) -> None:
+    with pytest.raises(DataError, match="too few matches are known to fit to"):
+        blend.fit(found, None, known.only(list(known.rights)[:5]))
+    none = Known(dict.fromkeys(known.rights, frozenset[int]()), {}, {})
+    with pytest.raises(DataError, match="candidates of one kind only"):
+        blend.fit(found, None, none)
+
+
+def test_a_job_tells_what_the_model_is_worth(
+    tiny: Path, tmp_path: Path, amazon: Path, google: Path, matches: Path
+) -> None:
+    options: dict[str, Any] = {"top": 3, "truth": matches, "one_to_one": True}
+    words = tmp_path / "words.csv"
+    run = matching.launch(amazon, google, out=words, **options)
+    outcome, results = match_here(run)
+    assert outcome == "finished"
+    assert results["truth"]["used"] == blend.WORDS
+    assert results["threshold"] == results["truth"]["quality"][blend.WORDS]["threshold"]
+    assert results["truth"]["quality"][blend.WORDS]["f1"] > 0.8
+
+    both = tmp_path / "both.csv"
+    run = matching.launch(amazon, google, out=both, model=str(tiny), **options)
+    outcome, results = match_here(run)
+    assert set(results["truth"]["quality"]) == set(blend.SCORERS)
+    assert open_table(both).names[-4:] == [
+        "ecellm_match_probability", "ecellm_model_probability", "ecellm_similarity",
+        "ecellm_rank",
+    ]  # fmt: skip
+    if results["truth"]["used"] == blend.WORDS:
+        said = [e.message for e in run.reader().read() if isinstance(e, events.Warned)]
+        assert any("adds nothing" in text for text in said)
+        got = [row.cells[:10] for row in open_table(both).good_rows()]
+        assert got == [row.cells[:10] for row in open_table(words).good_rows()]
+    # The known matches change decisions, never what is asked: nothing is computed again.
+    run = matching.launch(
+        amazon, google, out=both, model=str(tiny), top=3, threshold=0.5, resume=True
+    )
+    outcome, results = match_here(run)
+    assert results["computed"] == 0
+    assert "truth" not in results
+
+    with pytest.raises(UsageError, match="no --model was given"):
+        matching.launch(amazon, google, out=tmp_path / "none.csv")
+
+
+def test_matching_by_words_through_the_command(
+    ecellm: Any, refused: Any, tmp_path: Path, amazon: Path, google: Path, matches: Path
+) -> None:
+    out = tmp_path / "matches.csv"
+    done = ecellm("catalog", "match", amazon, google, "--truth", matches, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}\n"
+    assert "words: F1 0." in done.stderr
+    assert "; decides" in done.stderr
+    text = refused("catalog", "match", amazon, google, "--out", out, status=2)
+    assert "no --model was given" in text
+    folder = tmp_path / "pairs"
+    done = ecellm("catalog", "pairs", amazon, google, "--truth", matches, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder}\n"
+    assert jobs.recent()
