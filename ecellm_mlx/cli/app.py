@@ -14,6 +14,7 @@ from ecellm_mlx.cli import (
     evaluate,
     export,
     generate,
+    launch,
     models,
     plan,
     push,
@@ -43,6 +44,7 @@ generate.register(app)
 serve.register(app)
 study.register(app)
 push.register(app)
+launch.register(app)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import events, jobs, sample
-from ecellm_mlx.catalog import answering, job, tables, writing
+from ecellm_mlx.catalog import answering, body, job, tables, writing
 from ecellm_mlx.catalog.tables import open_table
 from ecellm_mlx.errors import DataError, JobError, UsageError
 
@@ -221,7 +221,7 @@ def test_a_clash_of_names_gets_a_number(tiny: Path, tmp_path: Path) -> None:
 def test_answers_beyond_the_tables_encoding(
     tmp_path: Path, google: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "load_model", lambda _: (answer_with("日本"), lambda: 0.0))
+    monkeypatch.setattr(body, "load_model", lambda _: (answer_with("日本"), lambda: 0.0))
     options: dict[str, Any] = {"model": str(tiny), "task": "SA", "mapping": ["review=name"]}
     run = job.launch(google, out=tmp_path / "out.csv", **options)
     run_here(run)
@@ -249,7 +249,7 @@ def test_a_row_that_cannot_be_asked_spoils_no_other(
                 raise DataError("row x is too long")
         return answer_with("A")(rows)
 
-    monkeypatch.setattr(job, "load_model", lambda _: (ask, lambda: 0.0))
+    monkeypatch.setattr(body, "load_model", lambda _: (ask, lambda: 0.0))
     options: dict[str, Any] = {"model": str(tiny), "task": "SA", "mapping": ["review=name"]}
     results = run_here(job.launch(google, out=tmp_path / "out.csv", **options))[1]
     rows = [row.cells for row in open_table(tmp_path / "out.csv").good_rows()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -12,9 +13,13 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import sample
+from ecellm_mlx.catalog.shards import Shard
 from ecellm_mlx.catalog.tables import open_table
+from ecellm_mlx.errors import JobError, StorageError
 
 from .test_catalog_job import head
+
+FAILING = Path(__file__).parent / "failing"
 
 
 @pytest.fixture
@@ -33,32 +38,81 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run(ranks: int, table: Path, out: Path, model: Path, *more: str) -> Any:
-    launcher = []
-    if ranks > 1:
-        script = "from mlx._distributed_utils.launch import main; main()"
-        port = ["--starting-port", str(free_port())]
-        launcher = ["-c", script, "-n", str(ranks), *port, "--", sys.executable]
-    command = [
-        sys.executable, *launcher, "-m", "ecellm_mlx.cli", "catalog", "run", str(table),
-        "--labels", "Books,Lamps,Shoes", "--map", "title=title", "--name", "kind",
-        "--model", str(model), "--out", str(out), "--batch-size", "16", "--json", *more,
+def command(table: Path, out: Path, model: Path, *more: str) -> list[str]:
+    return [
+        "catalog", "run", str(table), "--labels", "Books,Lamps,Shoes", "--map", "title=title",
+        "--name", "kind", "--model", str(model), "--out", str(out), "--batch-size", "16",
+        "--json", *more,
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_two_ranks_write_what_one_writes(tiny: Path, table: Path, tmp_path: Path) -> None:
-    one = run(1, table, tmp_path / "one.csv", tiny)
-    assert one.returncode == 0, one.stderr
-    two = run(2, table, tmp_path / "two.csv", tiny)
-    assert (tmp_path / "two.csv").exists(), two.stderr
-    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
-    whole = json.loads(one.stdout)
-    part = json.loads(two.stdout)
-    # Each rank did a part, and only the first reports.
-    assert 0 < part["computed"] < whole["computed"]
-    assert part["rows"] == whole["rows"]
+def launch(*arguments: str, **env: str) -> Any:
+    """Run a command on two ranks, with one thread each."""
+    variables = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **env}
+    options = [
+        part for name, value in variables.items() for part in ("--env", f"{name}={value}")
+    ]
+    ports = ["--port", str(free_port())]
+    return subprocess.run(
+        [sys.executable, "-m", "ecellm_mlx.cli", "launch", "-n", "2", *ports, *options,
+         *arguments],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_two_ranks_write_what_one_writes_whatever_happens_to_one(
+    ecellm: Any, tiny: Path, table: Path, tmp_path: Path
+) -> None:
+    path = os.pathsep.join([str(FAILING), *sys.path])
+    out = tmp_path / "two.csv"
+    killed = launch(*command(table, out, tiny), PYTHONPATH=path)
+    assert killed.returncode == 1, killed.stderr
+    assert "rank 0 of 2 lost the others" in killed.stderr
+    assert "--resume" in killed.stderr
+    assert not out.exists()
     assert (tmp_path / "two.csv.rank1.journal.sqlite").exists()
+
+    resumed = launch(*command(table, out, tiny, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    # Only the first rank reports.
+    part = json.loads(resumed.stdout)
+    one = ecellm(*command(table, tmp_path / "one.csv", tiny))
+    assert one.returncode == 0, one.stderr
+    whole = json.loads(one.stdout)
+    assert part["computed"] < 256 < whole["computed"]
+    assert part["rows"] == whole["rows"]
+    assert out.read_bytes() == (tmp_path / "one.csv").read_bytes()
     # The first rank's journal is complete: one host can go on alone, computing nothing.
-    again = run(1, table, tmp_path / "two.csv", tiny, "--resume")
+    again = ecellm(*command(table, out, tiny, "--resume"))
     assert json.loads(again.stdout)["computed"] == 0
+
+
+class Group:
+    """What rank 0 of two hears when rank 1 said ``other``."""
+
+    def __init__(self, other: str) -> None:
+        self.other, self.said = other, [""]
+
+    def texts(self, text: str) -> list[str]:
+        self.said.append(text)
+        return [text, self.other]
+
+
+def test_a_failed_rank_tells_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    group: Any = Group("done")
+    shard = Shard(0, 2, group)
+    with pytest.raises(StorageError), shard.reporting():
+        raise StorageError("the disk is full", cure="free some space")
+    assert group.said[-1] == "failed: the disk is full; free some space"
+    assert "rank 0 of 2 failed: the disk is full" in capsys.readouterr().err
+    assert shard.all_done(True)
+    assert not shard.all_done(False)
+
+    group = Group(group.said[-1])
+    with pytest.raises(JobError, match=r"rank 1 of 2 failed, so .*the disk is full.*--resume"):
+        Shard(0, 2, group).all_done(True)
+
+
+def test_what_cannot_be_launched_is_a_sentence(refused: Any) -> None:
+    assert "`doctor` cannot run on several" in refused("launch", "-n", "2", "doctor", status=2)
+    assert "one of -n, --hosts" in refused("launch", "train", status=2)
