@@ -1,7 +1,6 @@
-"""XLSX: read by openpyxl row by row, written by adding cells to the sheet's own XML.
+"""XLSX: read row by row (``workbook``), written by adding cells to the sheet's own XML.
 
-All else in the file stays as it is, byte for byte: formulas, formats, other sheets. Shared
-strings are kept on disk while reading, so that memory stays flat however large the file.
+All else in the file stays as it is, byte for byte: formulas, formats, other sheets.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from xml.etree.ElementTree import ParseError
 
 from ecellm_mlx.catalog.tables.base import BadRow, Column, Table, TableRow, Value, Writer
 from ecellm_mlx.catalog.tables.sheet_xml import SheetEditor
-from ecellm_mlx.catalog.tables.spill import TextList
+from ecellm_mlx.catalog.tables.workbook import Workbook, opened
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.files import open_atomic
 
@@ -38,17 +37,19 @@ class XlsxTable(Table):
 
     def __init__(self, path: Path, *, sheet: str | None = None) -> None:
         super().__init__(path)
-        with self._workbook() as book:
-            sheets = {s.title: s for s in book.worksheets}
-            if sheet is not None and sheet not in sheets:
+        with opened(path) as book:
+            if sheet is not None and sheet not in book.sheets:
                 raise DataError(
-                    f"{path} has no sheet {sheet!r}", expected=f"one of {', '.join(sheets)}"
+                    f"{path} has no sheet {sheet!r}",
+                    expected=f"one of {', '.join(book.sheets)}",
                 )
-            self._sheet = sheet if sheet is not None else next(iter(sheets))
-            self._part: str = sheets[self._sheet]._worksheet_path
-            self._sheets = len(sheets)
-            first = next(self._sheet_rows(book), None)
-        titles = [as_text(value) for value in first or ()]
+            self._sheet = sheet if sheet is not None else next(iter(book.sheets))
+            self._part = book.sheets[self._sheet]
+            self._sheets = len(book.sheets)
+            number, first = next(self._sheet_rows(book), (1, []))
+        if number > 1:
+            first = []
+        titles = [as_text(value) for value in first]
         while titles and not titles[-1]:
             titles.pop()
         if not titles:
@@ -66,8 +67,8 @@ class XlsxTable(Table):
     def rows(self) -> Iterator[TableRow | BadRow]:
         """The rows that hold something; ``raw`` is the number of a row in its sheet."""
         width = len(self.header)
-        with self._workbook() as book:
-            for number, values in enumerate(self._sheet_rows(book), 1):
+        with opened(self.path) as book:
+            for number, values in self._sheet_rows(book):
                 cells = [as_text(value) for value in values]
                 if number == 1 or not any(cells):
                     continue
@@ -106,79 +107,15 @@ class XlsxTable(Table):
                 yield writer
                 editor.finish()
 
-    def _sheet_rows(self, book: Any) -> Iterator[tuple[Any, ...]]:
-        sheet = book[self._sheet]
-        # Some programs write a wrong size.
-        sheet.reset_dimensions()
+    def _sheet_rows(self, book: Workbook) -> Iterator[tuple[int, list[Any]]]:
         try:
-            yield from sheet.iter_rows(min_row=1, min_col=1, values_only=True)
+            yield from book.rows(self._sheet)
         except (ParseError, ValueError, KeyError, IndexError) as error:
             raise DataError(
                 f"sheet {self._sheet!r} of {self.path} is damaged",
                 got=str(error),
                 cure="open it and save it again",
             ) from None
-
-    @contextlib.contextmanager
-    def _workbook(self) -> Iterator[Any]:
-        from openpyxl.packaging.relationship import get_dependents  # noqa: F401 - loads all
-        from openpyxl.reader.excel import ExcelReader
-        from openpyxl.utils.exceptions import InvalidFileException
-
-        with TextList() as strings:
-
-            class Reader(ExcelReader):
-                """openpyxl's reader with shared strings on disk."""
-
-                def read_strings(self) -> None:
-                    read_shared_strings(self, strings)
-
-            try:
-                reader = Reader(self.path, read_only=True, keep_links=False, data_only=True)
-                reader.read()
-            except FileNotFoundError:
-                raise DataError(f"{self.path} does not exist", cure="check the path") from None
-            except (
-                InvalidFileException,
-                zipfile.BadZipFile,
-                KeyError,
-                OSError,
-                ValueError,
-                ParseError,
-            ) as error:
-                raise DataError(
-                    f"{self.path} is no XLSX workbook that can be read",
-                    got=str(error).split("\n")[0].rstrip("."),
-                    cure="save it again as XLSX, or export it as CSV",
-                ) from None
-            if not reader.wb.worksheets:
-                raise DataError(f"{self.path} has no worksheet", cure="add one")
-            try:
-                yield reader.wb
-            finally:
-                reader.wb.close()
-
-
-def read_shared_strings(reader: Any, strings: TextList) -> None:
-    """Fill ``strings`` from the workbook's table of texts."""
-    from openpyxl.cell.text import Text
-    from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
-    from openpyxl.xml.functions import iterparse
-
-    part = reader.package.find(SHARED_STRINGS)
-    reader.shared_strings = strings
-    if part is None:
-        return
-    tag = f"{{{SHEET_MAIN_NS}}}si"
-    with reader.archive.open(part.PartName[1:]) as source:
-        root = None
-        for event, node in iterparse(source, events=("start", "end")):
-            if root is None:
-                root = node
-            if event == "end" and node.tag == tag:
-                strings.append(Text.from_tree(node).content.replace("x005F_", ""))
-                # The root would otherwise keep every string that was read.
-                root.clear()
 
 
 class _Appender(Writer):
