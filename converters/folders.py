@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -20,7 +21,7 @@ from converters.errors import ConversionError
 def new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that becomes ``target`` on success.
 
-    What an earlier process left behind when it was killed is removed.
+    What processes left beside it when they were killed, of whatever target, is removed.
 
     Raises:
         ConversionError: ``target`` holds files already, or cannot be written.
@@ -31,7 +32,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_orphans(target)
+        _remove_orphans(target.parent)
         prefix = f".{target.name}.{_host()}.{os.getpid()}."
         temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     except OSError as error:
@@ -103,12 +104,12 @@ def _unwritable(target: Path, error: OSError) -> ConversionError:
     )
 
 
-def _remove_orphans(target: Path) -> None:
-    """Remove temporary folders of ``target`` whose process is gone from this machine."""
-    prefix = f".{target.name}.{_host()}."
-    for path in target.parent.iterdir():
-        process = path.name.removeprefix(prefix).split(".")[0]
-        if path.name.startswith(prefix) and process.isdigit() and not _alive(int(process)):
+def _remove_orphans(folder: Path) -> None:
+    """Remove the temporary folders in ``folder`` whose process is gone from this machine."""
+    ours = re.compile(rf"\..+\.{re.escape(_host())}\.(\d+)\.[a-z0-9_]{{8}}")
+    for path in folder.iterdir():
+        found = ours.fullmatch(path.name)
+        if found and not _alive(int(found[1])):
             shutil.rmtree(path, ignore_errors=True)
 
 

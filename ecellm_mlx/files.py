@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import tempfile
@@ -97,6 +98,15 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def remove_torn(path: Path) -> None:
+    """Remove what writers of ``path`` that were killed left beside it.
+
+    Nobody may be writing ``path`` meanwhile.
+    """
+    for torn in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        torn.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from ecellm_mlx import workspace
 from ecellm_mlx.errors import DiskFullError, EcellmError, JobError
 from ecellm_mlx.events import Failed, Finished
-from ecellm_mlx.files import ensure_folder, storage_errors, write_json
+from ecellm_mlx.files import ensure_folder, remove_torn, storage_errors, write_json
 from ecellm_mlx.job_context import PAUSE_POLL_S, JobContext, StopRequested
 from ecellm_mlx.run_directory import Control, Job, RunDirectory, State, Status
 
@@ -154,6 +154,8 @@ def execute(run: RunDirectory) -> int:
     """Run the job in this process; returns the exit status."""
     try:
         with run.lock():
+            # Only this process writes it from here on.
+            remove_torn(run.status_file)
             context = JobContext(run)
             try:
                 with context.signals():

@@ -112,6 +112,11 @@ class RunDirectory:
         return self.path / "job.log"
 
     @property
+    def status_file(self) -> Path:
+        """The process's state; see ``Status``."""
+        return self.path / "status.json"
+
+    @property
     def control_file(self) -> Path:
         """The latest word of a face that the job has not taken yet."""
         return self.path / "control"
@@ -143,7 +148,7 @@ class RunDirectory:
         that slept for a night has an old heartbeat and a healthy job.
         """
         try:
-            value = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            value = json.loads(self.status_file.read_text(encoding="utf-8"))
             status = Status(**value)
             status.state = State(status.state)
             status.step, status.total_steps = int(status.step), int(status.total_steps)
@@ -172,7 +177,7 @@ class RunDirectory:
 
     def write_status(self, status: Status) -> None:
         """Replace ``status.json``."""
-        write_json(self.path / "status.json", asdict(status))
+        write_json(self.status_file, asdict(status))
 
     def request(self, control: Control) -> None:
         """Ask the job to pause, resume, checkpoint or stop.

@@ -123,6 +123,15 @@ def test_failing_job_ends_in_a_sentence(tmp_path: Path) -> None:
     assert isinstance(list(run.reader().read())[-1], events.Failed)
 
 
+def test_what_a_killed_job_was_writing_is_cleared(tmp_path: Path) -> None:
+    run = jobs.create("eval", {"model": str(tmp_path / "nowhere")}, out=tmp_path / "run")
+    (run.path / ".status.json.x3k_9abz").write_text("{")
+    (run.path / ".notes").write_text("mine")
+    jobs.execute(run)
+    assert not (run.path / ".status.json.x3k_9abz").exists()
+    assert (run.path / ".notes").exists()
+
+
 def test_terminated_job_stops_cleanly(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     from ecellm_mlx.training.launch import launch
 

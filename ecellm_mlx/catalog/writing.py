@@ -7,7 +7,6 @@ Three files, each there whole or not at all: the table, rows that could not be r
 from __future__ import annotations
 
 import contextlib
-import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +18,7 @@ from ecellm_mlx.catalog.journal import BINS, Entry, Journal
 from ecellm_mlx.catalog.question import Product, Question
 from ecellm_mlx.catalog.tables import BadRow, Column, Table, TableRow, plain
 from ecellm_mlx.errors import JobError
+from ecellm_mlx.files import remove_torn
 
 BLOCK_ROWS = 512
 KEY, LINE, CORRECTION = "ecellm_key", "ecellm_line", "correction"
@@ -89,9 +89,8 @@ def write(
         StorageError: a file cannot be written.
     """
     for path in (out, rejects_path(out), review_path(out)):
-        # Of a process that was killed here; the journal's lock keeps others away.
-        for torn in path.parent.glob(f".{glob.escape(path.name)}.????????"):
-            torn.unlink()
+        # The journal's lock keeps others away.
+        remove_torn(path)
     try:
         return _write(
             table, question, journal, out, review_below, keep_review, tick, as_utf8=False

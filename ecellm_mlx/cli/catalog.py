@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,38 +26,26 @@ def catalog() -> None:
 
 
 @app.command()
+@options.grouped
 def run(
     table: own.TableFile,
+    *,
     model: options.Model,
+    adapter: options.Adapter = None,
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
-    task: own.TaskName = None,
-    mapping: own.Map = None,
-    mapping_file: own.MappingFile = None,
-    yes: own.Yes = False,
-    labels: own.Labels = None,
-    attributes: own.Attributes = None,
-    name: own.Name = None,
-    instruction: own.Instruction = None,
-    max_words: own.MaxWords = None,
+    asked: own.Asked,
     values: Annotated[
         str, typer.Option(help="Attribute values: source (from the text only) or free.")
     ] = "source",
-    adapter: options.Adapter = None,
-    batch_size: options.BatchSize = 16,
-    resume: own.Resume = False,
-    new: own.New = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse unreadable rows.")] = False,
     review_below: Annotated[
         float | None, typer.Option(help="Rows below this confidence: to a review file.")
     ] = None,
-    pause_on_battery: own.PauseOnBattery = None,
-    pause_on_memory: own.PauseOnMemory = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse unreadable rows.")] = False,
     save_mapping: Annotated[
         Path | None, typer.Option(help="Keep what is asked in a file for --mapping.")
     ] = None,
-    encoding: own.EncodingName = None,
-    delimiter: own.Delimiter = None,
-    sheet: own.Sheet = None,
+    work: own.Work,
+    reading: own.Reading,
     json: options.Json = False,
 ) -> None:
     """Answer a task for every product and write the table with the answers appended.
@@ -65,12 +54,8 @@ def run(
     --model smollm2-135m --out shop.out.csv
     """
     from ecellm_mlx.catalog.job import launch
-    from ecellm_mlx.catalog.tables import open_table
 
-    content = open_table(table, encoding=encoding, delimiter=delimiter, sheet=sheet)
-    asked = own.Asked(
-        task, mapping, mapping_file, yes, labels, attributes, name, instruction, max_words
-    )
+    content = reading.open(table)
     question = own.question_of(content, asked)
     found = launch(
         table,
@@ -78,16 +63,10 @@ def run(
         adapter=adapter,
         out=out,
         values=values,
-        batch_size=batch_size,
-        resume=resume,
-        new=new,
         strict=strict,
         review_below=review_below,
-        pause_on_battery=pause_on_battery,
-        pause_on_memory=pause_on_memory,
-        encoding=encoding,
-        delimiter=delimiter,
-        sheet=sheet,
+        **asdict(reading),
+        **asdict(work),
         **question,
     )
     own.narrate_facts(content)
@@ -97,26 +76,18 @@ def run(
 
 
 @app.command()
+@options.grouped
 def preview(
     table: own.TableFile,
+    *,
     model: options.Model,
-    task: own.TaskName = None,
-    mapping: own.Map = None,
-    mapping_file: own.MappingFile = None,
-    yes: own.Yes = False,
-    labels: own.Labels = None,
-    attributes: own.Attributes = None,
-    name: own.Name = None,
-    instruction: own.Instruction = None,
-    max_words: own.MaxWords = None,
     adapter: options.Adapter = None,
+    asked: own.Asked,
     limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 5,
     answers: Annotated[
         bool, typer.Option("--answers/--no-answers", help="Answer them with the model.")
     ] = True,
-    encoding: own.EncodingName = None,
-    delimiter: own.Delimiter = None,
-    sheet: own.Sheet = None,
+    reading: own.Reading,
     json: options.Json = False,
 ) -> None:
     """Show what the model will read, and what it answers for the first rows.
@@ -125,12 +96,8 @@ def preview(
     """
     from ecellm_mlx.catalog import preview as previews
     from ecellm_mlx.catalog.question import build
-    from ecellm_mlx.catalog.tables import open_table
 
-    content = open_table(table, encoding=encoding, delimiter=delimiter, sheet=sheet)
-    asked = own.Asked(
-        task, mapping, mapping_file, yes, labels, attributes, name, instruction, max_words
-    )
+    content = reading.open(table)
     question = build(content.names, **own.question_of(content, asked))
     found = previews.prompts(content, question, model=model, limit=limit)
     own.narrate_facts(content)
@@ -186,25 +153,22 @@ def correct(
 
 
 @app.command()
+@options.grouped
 def show(
     table: own.TableFile,
+    *,
     task: own.TaskName = None,
-    encoding: own.EncodingName = None,
-    delimiter: own.Delimiter = None,
-    sheet: own.Sheet = None,
+    reading: own.Reading,
     json: options.Json = False,
 ) -> None:
     """Say how a table is written down and which columns look like a task's fields.
 
     Example: ecellm catalog show shop.csv --task AVE
     """
-    from dataclasses import asdict
-
     from ecellm_mlx.catalog.guess import guess
-    from ecellm_mlx.catalog.tables import open_table
     from ecellm_mlx.data.tasks import find
 
-    content = open_table(table, encoding=encoding, delimiter=delimiter, sheet=sheet)
+    content = reading.open(table)
     found = guess(content, find(task) if task else None)
     if json:
         emit_json({"table": content.facts(), "columns": content.names, **asdict(found)})

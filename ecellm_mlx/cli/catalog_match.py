@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +21,11 @@ RightMap = Annotated[list[str] | None, typer.Option(help="The same for RIGHT.")]
 Top = Annotated[int, typer.Option(min=1, help="Candidates for each left product.")]
 
 
+@options.grouped
 def match(
     left: own.TableFile,
     right: own.TableFile,
-    out: Annotated[Path, typer.Option("--out", help="The table of matches to write.")],
+    *,
     model: Annotated[
         str | None,
         typer.Option(
@@ -31,6 +33,7 @@ def match(
         ),
     ] = None,
     adapter: options.Adapter = None,
+    out: Annotated[Path, typer.Option("--out", help="The table of matches to write.")],
     left_map: LeftMap = None,
     right_map: RightMap = None,
     top: Top = 5,
@@ -49,11 +52,7 @@ def match(
         str | None, typer.Option(help="LOW,HIGH: pairs between go to a review file.")
     ] = None,
     instruction: own.Instruction = None,
-    batch_size: options.BatchSize = 16,
-    resume: own.Resume = False,
-    new: own.New = False,
-    pause_on_battery: own.PauseOnBattery = None,
-    pause_on_memory: own.PauseOnMemory = None,
+    work: own.Work,
     json: options.Json = False,
 ) -> None:
     """Find the products of LEFT in RIGHT: likely pairs first, then the model judges them.
@@ -78,11 +77,7 @@ def match(
         one_to_one=one_to_one,
         review_band=band(review_band) if review_band else None,
         instruction=instruction,
-        batch_size=batch_size,
-        resume=resume,
-        new=new,
-        pause_on_battery=pause_on_battery,
-        pause_on_memory=pause_on_memory,
+        **asdict(work),
     )
     report(found, out, json)
 
@@ -110,8 +105,6 @@ def pairs(
 
     Example: ecellm catalog pairs mine.csv theirs.csv --truth known.csv --out my-pairs
     """
-    from dataclasses import asdict
-
     from ecellm_mlx.catalog import pair_rows
     from ecellm_mlx.catalog import pairs as tables
     from ecellm_mlx.catalog.matching import question_of_pairs

@@ -7,12 +7,13 @@ confirmed.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ecellm_mlx.cli import options
 from ecellm_mlx.cli.output import emit_table, narrate
 from ecellm_mlx.errors import UsageError
 
@@ -68,18 +69,44 @@ PauseOnMemory = Annotated[
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The options that say what is asked, as they were given."""
+class Reading:
+    """How a table is written down, where that is not detected."""
 
-    task: str | None = None
-    mapping: list[str] | None = None
-    mapping_file: Path | None = None
-    yes: bool = False
-    labels: str | None = None
-    attributes: str | None = None
-    name: str | None = None
-    instruction: str | None = None
-    max_words: int | None = None
+    encoding: EncodingName = None
+    delimiter: Delimiter = None
+    sheet: Sheet = None
+
+    def open(self, path: Path) -> Table:
+        """Open a table."""
+        from ecellm_mlx.catalog.tables import open_table
+
+        return open_table(path, **asdict(self))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about every row."""
+
+    task: TaskName = None
+    mapping: Map = None
+    mapping_file: MappingFile = None
+    yes: Yes = False
+    labels: Labels = None
+    attributes: Attributes = None
+    name: Name = None
+    instruction: Instruction = None
+    max_words: MaxWords = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a job works; the keyword arguments of every ``launch``."""
+
+    batch_size: options.BatchSize = 16
+    resume: Resume = False
+    new: New = False
+    pause_on_battery: PauseOnBattery = None
+    pause_on_memory: PauseOnMemory = None
 
 
 def question_of(table: Table, asked: Asked) -> dict[str, Any]:

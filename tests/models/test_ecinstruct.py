@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
-from huggingface_hub import constants
 
 from ecellm_mlx import sample
 from ecellm_mlx.data import ecinstruct, rows
 from ecellm_mlx.errors import DataError, HubError
-from ecellm_mlx.models import hub_client
 from ecellm_mlx.workspace import Workspace
 
 from .fake_hub import FakeHub
@@ -60,27 +56,11 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def hub(
-    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[FakeHub]:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_client, "RETRY_WAIT_S", 0.0)
-    huggingface_hub.close_session()
-    with FakeHub() as fake:
-        monkeypatch.setenv("HF_ENDPOINT", fake.url)
-        extra = {"README.md": b"# ECInstruct", "loader.py": b"raise SystemExit"}
-        fake.commit(f"datasets/{ecinstruct.REPO}", files | extra)
-        yield fake
-    huggingface_hub.close_session()
-
-
-@pytest.fixture
-def space(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path / "home")
+def hub(empty_hub: FakeHub, files: dict[str, bytes]) -> FakeHub:
+    """A hub with the dataset."""
+    extra = {"README.md": b"# ECInstruct", "loader.py": b"raise SystemExit"}
+    empty_hub.commit(f"datasets/{ecinstruct.REPO}", files | extra)
+    return empty_hub
 
 
 def test_every_setting_becomes_a_dataset(hub: FakeHub, space: Workspace, files: Any) -> None:

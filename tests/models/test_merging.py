@@ -292,10 +292,12 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         "    (folder / 'half').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     out = tmp_path / "out" / "model"
-    killed = subprocess.run([sys.executable, "-c", script, str(out)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert not out.exists()
-    assert len(list(out.parent.iterdir())) == 1
+    # The next write beside them clears all of them, whatever their names were to be.
+    for target in (out, out.with_name("another")):
+        killed = subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert not target.exists()
+        assert len(list(out.parent.iterdir())) == 1
     with new_folder(out) as folder:
         (folder / "whole").write_text("x")
         # A process that is alive keeps its folder.

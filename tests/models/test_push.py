@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +23,16 @@ REPO = "shop/tuned"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def client() -> Iterator[None]:
-    """One HTTP client of the hub's library for all tests, without anyone's proxy."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("NO_PROXY", "127.0.0.1")
-        huggingface_hub.close_session()
-        yield
-        huggingface_hub.close_session()
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(empty_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     """An empty hub that knows one token, which the environment has."""
-    for name in ("HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     # Xet's own server is not part of the fake hub; large files travel as Git LFS objects.
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     # The client waits and tries five times before it gives up on a connection.
     monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda _seconds: None)
-    with FakeHub() as fake:
-        monkeypatch.setenv("HF_ENDPOINT", fake.url)
-        monkeypatch.setattr(constants, "ENDPOINT", fake.url)
-        yield fake
+    monkeypatch.setattr(constants, "ENDPOINT", empty_hub.url)
+    return empty_hub
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Parquet: Arrow arrays are copied as they are, new columns stand beside them.
 
 Read and written batch by batch. pyarrow is an extra, because it is larger than all else.
+
+Memory stays flat only against pyarrow's defaults: it reads whole row groups ahead, by
+several threads, and keeps what it freed.
 """
 
 from __future__ import annotations
@@ -16,7 +19,11 @@ from ecellm_mlx.catalog.tables.base import BadRow, Column, Table, TableRow, Valu
 from ecellm_mlx.errors import DataError, EcellmError
 from ecellm_mlx.files import open_atomic
 
-BATCH_ROWS = 4096
+BATCH_ROWS = 1024
+READ_BYTES = 64 * 1024
+# A row group is written at whichever comes first.
+GROUP_ROWS = 16 * 1024
+GROUP_BYTES = 8 * 1024 * 1024
 
 
 def arrow() -> Any:
@@ -68,11 +75,12 @@ class ParquetTable(Table):
         """All rows; ``raw`` is the row's batch and its place in it."""
         number = 0
         with self._open() as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
                 columns = [map(as_text, column.to_pylist()) for column in batch.columns]
                 for place, cells in enumerate(zip(*columns, strict=True)):
                     number += 1
                     yield TableRow(number, list(cells), (batch, place))
+                self._arrow.default_memory_pool().release_unused()
 
     @contextlib.contextmanager
     def appender(
@@ -85,14 +93,16 @@ class ParquetTable(Table):
             kind = pa.float64() if column.numeric else pa.string()
             schema = schema.append(pa.field(column.name, kind))
         with open_atomic(out) as stream, pa.parquet.ParquetWriter(stream, schema) as file:
-            writer = _Appender(pa, file, schema, columns)
+            writer = _Appender(pa, Groups(pa, file), schema, columns)
             yield writer
-            writer.flush()
+            writer.finish()
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[Any]:
         try:
-            file = self._arrow.parquet.ParquetFile(self.path)
+            file = self._arrow.parquet.ParquetFile(
+                self.path, pre_buffer=False, buffer_size=READ_BYTES
+            )
         except (self._arrow.ArrowException, OSError) as error:
             raise DataError(
                 f"{self.path} is no Parquet file that can be read",
@@ -103,21 +113,48 @@ class ParquetTable(Table):
             yield file
 
 
+class Groups:
+    """Gathers record batches into row groups of a fair size."""
+
+    def __init__(self, pa: Any, file: Any) -> None:
+        self._arrow, self._file = pa, file
+        self._waiting: list[Any] = []
+
+    def add(self, batch: Any) -> None:
+        """Take a batch; write a row group when there is enough for one."""
+        self._waiting.append(batch)
+        rows = sum(b.num_rows for b in self._waiting)
+        if rows >= GROUP_ROWS or sum(b.nbytes for b in self._waiting) >= GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        if self._waiting:
+            self._file.write_table(self._arrow.Table.from_batches(self._waiting))
+            self._waiting.clear()
+            self._arrow.default_memory_pool().release_unused()
+
+
 class _Appender(Writer):
-    def __init__(self, pa: Any, file: Any, schema: Any, columns: Sequence[Column]) -> None:
-        self._arrow, self._file, self._schema, self._columns = pa, file, schema, columns
+    def __init__(self, pa: Any, groups: Groups, schema: Any, columns: Sequence[Column]) -> None:
+        self._arrow, self._groups, self._schema, self._columns = pa, groups, schema, columns
         self._batch: Any = None
         self._values: list[Sequence[Value]] = []
 
     def write(self, row: TableRow, values: Sequence[Value]) -> None:
         batch, _ = row.raw
         if batch is not self._batch:
-            self.flush()
+            self._complete()
             self._batch = batch
         self._values.append(values)
 
-    def flush(self) -> None:
-        """Write the batch whose values are complete."""
+    def finish(self) -> None:
+        """Write the rest."""
+        self._complete()
+        self._groups.flush()
+
+    def _complete(self) -> None:
+        """Add the batch whose values are complete."""
         if self._batch is None:
             return
         arrays = list(self._batch.columns)
@@ -125,7 +162,7 @@ class _Appender(Writer):
             kind = self._arrow.float64() if column.numeric else self._arrow.string()
             values = [row[place] if row[place] != "" else None for row in self._values]
             arrays.append(self._arrow.array(values, kind))
-        self._file.write_batch(self._arrow.record_batch(arrays, schema=self._schema))
+        self._groups.add(self._arrow.record_batch(arrays, schema=self._schema))
         self._batch, self._values = None, []
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 from ecellm_mlx.catalog.tables.base import Column, TableRow, Value, Writer
 from ecellm_mlx.catalog.tables.delimited import Dialect, Quoting
 from ecellm_mlx.catalog.tables.encoding import Encoding
-from ecellm_mlx.catalog.tables.parquet import BATCH_ROWS, arrow
+from ecellm_mlx.catalog.tables.parquet import BATCH_ROWS, Groups, arrow
 from ecellm_mlx.catalog.tables.sheet_xml import FORBIDDEN
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.files import open_atomic
@@ -49,9 +49,9 @@ def create(path: Path, columns: Sequence[Column]) -> Iterator[Lines]:
                 [(c.name, pa.float64() if c.numeric else pa.string()) for c in columns]
             )
             with pa.parquet.ParquetWriter(stream, schema) as file:
-                writer = _Parquet(pa, file, schema)
+                writer = _Parquet(pa, Groups(pa, file), schema)
                 yield writer
-                writer.flush()
+                writer.finish()
         elif kind == ".xlsx":
             with _sheet(stream, path, columns) as sheet:
                 yield sheet
@@ -105,24 +105,28 @@ class _JsonLines:
 
 
 class _Parquet:
-    def __init__(self, pa: Any, file: Any, schema: Any) -> None:
-        self._arrow, self._file, self._schema = pa, file, schema
+    def __init__(self, pa: Any, groups: Groups, schema: Any) -> None:
+        self._arrow, self._groups, self._schema = pa, groups, schema
         self._rows: list[Sequence[Value]] = []
 
     def write(self, values: Sequence[Value]) -> None:
         self._rows.append(values)
         if len(self._rows) == BATCH_ROWS:
-            self.flush()
+            self._complete()
 
-    def flush(self) -> None:
+    def finish(self) -> None:
         """Write the rows that are waiting."""
+        self._complete()
+        self._groups.flush()
+
+    def _complete(self) -> None:
         if not self._rows:
             return
         arrays = [
             self._arrow.array([None if v == "" else v for v in column], field.type)
             for column, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
         ]
-        self._file.write_batch(self._arrow.record_batch(arrays, schema=self._schema))
+        self._groups.add(self._arrow.record_batch(arrays, schema=self._schema))
         self._rows.clear()
 
 
