@@ -12,12 +12,17 @@ import fcntl
 import glob
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ecellm_mlx.errors import DiskFullError, StorageError
+
+# It can only be read by setting it, which threads must not see.
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 @contextlib.contextmanager
@@ -90,6 +95,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as stream:
+                os.fchmod(descriptor, _mode(path))
                 yield stream
                 stream.flush()
                 sync_descriptor(stream.fileno())
@@ -98,6 +104,14 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def _mode(path: Path) -> int:
+    """The permissions that ``path`` has, or that any new file gets; mkstemp's are private."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0o666 & ~UMASK
 
 
 def remove_torn(path: Path) -> None:

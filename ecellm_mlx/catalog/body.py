@@ -16,9 +16,10 @@ from ecellm_mlx.catalog import answering, asking, shards
 from ecellm_mlx.catalog.guard import Guard
 from ecellm_mlx.catalog.journal import Journal
 from ecellm_mlx.catalog.question import Question
-from ecellm_mlx.catalog.tables import Table
+from ecellm_mlx.catalog.tables import Table, plain
 from ecellm_mlx.data.rows import digest
 from ecellm_mlx.errors import JobError
+from ecellm_mlx.files import ensure_folder
 from ecellm_mlx.models import adapter_files, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
 
@@ -69,11 +70,15 @@ def create(
     """Create the run directory of a job with its own ``config`` and the common settings.
 
     Raises:
+        DataError: ``out`` names no format that can be written.
+        StorageError: its folder cannot be written.
         ModelError: there is no such model or adapter.
         JobError: see ``check_journal``; or the run directory is in use.
     """
     base = registry.resolve(setup.model) if setup.model else None
     out = setup.out.absolute()
+    plain.check(out)
+    ensure_folder(out.parent)
     adapter = str(adapter_files.folder_of(setup.adapter)) if setup.adapter else None
     config = {
         **config,

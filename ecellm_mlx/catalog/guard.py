@@ -45,11 +45,12 @@ class Guard:
             if reading and not reading.plugged:
                 limit = min(self.battery_percent * margin, 100.0)
                 if reading.percent < limit:
-                    return f"battery at {reading.percent:.0f}%"
+                    return f"battery at {reading.percent:.0f}%, below {limit:g}%"
         if self.memory_gb is not None:
             available = self.memory()
-            if available < self.memory_gb * margin:
-                return f"{available:.1f} GB of memory available"
+            least = self.memory_gb * margin
+            if available < least:
+                return f"{available:.1f} GB of memory available, below {least:g} GB"
         return ""
 
     def poll(self, context: JobContext) -> Control | None:

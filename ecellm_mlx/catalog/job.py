@@ -19,7 +19,6 @@ from ecellm_mlx.catalog.question import DEFAULT_MAX_WORDS, Question, build
 from ecellm_mlx.catalog.shards import journal_path
 from ecellm_mlx.catalog.tables import Table, open_table
 from ecellm_mlx.errors import UsageError
-from ecellm_mlx.files import ensure_folder
 
 __all__ = ["journal_path", "launch", "run_job"]
 
@@ -94,7 +93,6 @@ def launch(
         answering.check_rows(content)
     if out.absolute() == table.absolute():
         raise UsageError(f"--out is the table itself: {table}", cure="give another file")
-    ensure_folder(out.absolute().parent)
     config = {
         "table": str(table.absolute()),
         "reading": reading,

@@ -262,7 +262,7 @@ class Journal:
             raise StorageError(
                 f"{self.path} cannot be written",
                 got=str(error),
-                cure="free some space, or give another --out",
+                cure="free some space, then go on with --resume",
             ) from error
         except sqlite3.Error as error:
             raise StorageError(

@@ -26,7 +26,6 @@ from ecellm_mlx.catalog.question import Question, build
 from ecellm_mlx.catalog.tables import Column, open_table, plain
 from ecellm_mlx.data.tasks import find as find_task
 from ecellm_mlx.errors import JobError, UsageError
-from ecellm_mlx.files import ensure_folder
 
 BLOCK_ROWS = 512
 EVEN = 0.5
@@ -101,7 +100,6 @@ def launch(
             pairs.read(open_table(p), c) for p, c in zip((left, right), columns, strict=True)
         )
         blend.check(knowns.read(truth, *sides))
-    ensure_folder(out.absolute().parent)
     config = {
         "left": str(left.absolute()),
         "right": str(right.absolute()),

@@ -7,6 +7,7 @@ Three files, each there whole or not at all: the table, rows that could not be r
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,12 +16,16 @@ from typing import Any
 
 from ecellm_mlx.catalog import tables
 from ecellm_mlx.catalog.journal import BINS, Entry, Journal
+from ecellm_mlx.catalog.mapping import TARGETS
 from ecellm_mlx.catalog.question import Product, Question
 from ecellm_mlx.catalog.tables import BadRow, Column, Table, TableRow, plain
+from ecellm_mlx.data.prompts import attribute_names
+from ecellm_mlx.data.tasks import Kind
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import remove_torn
 
 BLOCK_ROWS = 512
+NO_VALUE = "None"
 KEY, LINE, CORRECTION = "ecellm_key", "ecellm_line", "correction"
 
 
@@ -61,6 +66,40 @@ def result_columns(question: Question, names: Sequence[str]) -> list[Column]:
             return found
         number += 1
         suffix = f"_{number}"
+
+
+def attributes_of(question: Question) -> list[str]:
+    """The attributes that are asked of every row alike, as answers name them."""
+    if question.kind is not Kind.EXTRACTION:
+        return []
+    return attribute_names(question.constants.get(TARGETS, ""))
+
+
+def attribute_columns(attributes: Sequence[str], names: Sequence[str]) -> list[Column]:
+    """A column for each attribute; ``names`` are those that are there already."""
+    taken, found = set(names), []
+    for attribute in attributes:
+        base = name = "ecellm_" + "_".join(attribute.split())
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name)
+        found.append(Column(name))
+    return found
+
+
+def values_of(answer: str, attributes: Sequence[str]) -> list[str]:
+    """The value of each attribute in an answer; empty where it says that there is none."""
+    if not attributes:
+        return []
+    found: dict[str, list[str]] = {}
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        # A person's answer need not have all of it.
+        for item in json.loads(answer):
+            if item["value"] not in (None, NO_VALUE):
+                found.setdefault(str(item["attribute"]).lower(), []).append(str(item["value"]))
+    return ["; ".join(found.get(attribute, ())) for attribute in attributes]
 
 
 def write(
@@ -114,11 +153,14 @@ def _write(
     as_utf8: bool,
 ) -> Written:
     columns = result_columns(question, table.names)
+    results = [column.name for column in columns]
+    attributes = attributes_of(question)
+    columns += attribute_columns(attributes, [*table.names, *results])
     done = Written(columns=[column.name for column in columns], as_utf8=as_utf8)
     with contextlib.ExitStack() as stack:
         main = stack.enter_context(tables.writer(table, out, columns, as_utf8=as_utf8))
         rejects = _Side(rejects_path(out), ["line", "reason", "row"], stack)
-        titles = [LINE, KEY, *question.columns, *done.columns, CORRECTION]
+        titles = [LINE, KEY, *question.columns, *results, CORRECTION]
         review = _Side(review_path(out), titles, stack, keep=keep_review)
         for block in _blocks(table, question):
             tick()
@@ -131,7 +173,8 @@ def _write(
                     continue
                 assert product is not None
                 entry = _entry(product, entries)
-                main.write(row, [entry.answer, entry.confidence, entry.error])
+                values = values_of(entry.answer, attributes)
+                main.write(row, [entry.answer, entry.confidence, entry.error, *values])
                 done.rows += 1
                 done.errors += bool(entry.error)
                 if entry.confidence is None:

@@ -166,6 +166,7 @@ def show(
     Example: ecellm catalog show shop.csv --task AVE
     """
     from ecellm_mlx.catalog.guess import guess
+    from ecellm_mlx.catalog.mapping import TARGETS
     from ecellm_mlx.data.tasks import find
 
     content = reading.open(table)
@@ -176,8 +177,10 @@ def show(
     emit_table("", ["", ""], [[k, v] for k, v in content.facts().items()])
     emit(", ".join(content.names))
     own.show_guess(found)
-    if found.missing:
-        narrate(f"no column looks like {', '.join(found.missing)}")
+    if TARGETS in found.missing:
+        narrate("name the attributes to extract with --attributes")
+    if missing := [field for field in found.missing if field != TARGETS]:
+        narrate(f"no column looks like {', '.join(missing)}")
 
 
 def report(run_: Any, out: Path, json: bool) -> None:
@@ -185,11 +188,17 @@ def report(run_: Any, out: Path, json: bool) -> None:
     from ecellm_mlx import jobs
     from ecellm_mlx.catalog import shards
     from ecellm_mlx.cli.follow import follow
+    from ecellm_mlx.errors import JobError
 
     rank = shards.launched_rank()
     if rank is None:
         jobs.start(run_)
-        results = follow(run_)
+        try:
+            results = follow(run_)
+        except JobError:
+            if shards.journal_path(out).exists():
+                narrate("what was answered is kept; the same command with --resume goes on")
+            raise
     else:
         # Under mlx.launch this process is a rank already.
         if status := jobs.execute(run_):

@@ -43,7 +43,8 @@ def follow(run: RunDirectory, *, from_start: bool = True) -> dict[str, Any]:
     with view:
         while True:
             try:
-                state = run.status().state
+                status = run.status()
+                state = status.state
                 for event in reader.read():
                     view.show(event)
                     if isinstance(event, events.Finished):
@@ -52,11 +53,7 @@ def follow(run: RunDirectory, *, from_start: bool = True) -> dict[str, Any]:
                     break
                 if (state is State.PAUSED) is not paused:
                     paused = not paused
-                    narrate(
-                        f"paused; go on with `ecellm resume {run.path}`"
-                        if paused
-                        else "resumed"
-                    )
+                    narrate(_pause(run, status.message) if paused else "resumed")
                 time.sleep(POLL_S)
             except KeyboardInterrupt:
                 if asked:
@@ -71,6 +68,12 @@ def follow(run: RunDirectory, *, from_start: bool = True) -> dict[str, Any]:
     if status.state is State.FAILED:
         raise JobError(status.message.rstrip(".") or f"{run.path} failed")
     return results
+
+
+def _pause(run: RunDirectory, why: str) -> str:
+    """A pause in words; a job that pauses by itself says why."""
+    told = why or "paused"
+    return told if "ecellm resume" in told else f"{told}; go on with `ecellm resume {run.path}`"
 
 
 def describe(event: events.Event) -> str:

@@ -9,6 +9,7 @@ published inference renders instruction, input and options only, and so do we.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,12 @@ def input_text(task: Task, values: Mapping[str, Any]) -> str:
     if isinstance(attributes := parts.get("target attributes"), list | tuple):
         parts["target attributes"] = " and ".join(attributes)
     return json.dumps(parts)
+
+
+def attribute_names(text: str) -> list[str]:
+    """The attributes that ``target attributes`` names, as answers write them."""
+    names = re.split(r",\s*(?:and\s+)?|\s+and\s+", text)
+    return list(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
 
 
 def lettered(items: Sequence[str]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -266,8 +265,7 @@ def extraction_slots(row: Row) -> tuple[list[str], dict[str, str]]:
         DataError: the input names no target attributes.
     """
     value = _input_object(row)
-    names = re.split(r",\s*(?:and\s+)?|\s+and\s+", str(value.get(TARGET_ATTRIBUTES, "")))
-    attributes = list(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
+    attributes = prompts.attribute_names(str(value.get(TARGET_ATTRIBUTES, "")))
     if not attributes:
         raise DataError(
             f"row {row.id} names no {TARGET_ATTRIBUTES!r} in its input",

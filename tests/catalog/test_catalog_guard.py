@@ -44,7 +44,10 @@ def test_a_low_battery_pauses_until_it_is_plugged_in(scene: Scene) -> None:
     guard = Guard(20, battery=lambda: now[0], sleep=scene.sleep, interval_s=0)
     scene.steps = [lambda: None, lambda: now.__setitem__(0, Battery(15.0, True))]
     assert guard.poll(scene.context) is None
-    assert scene.states == [(State.PAUSED, "paused: battery at 15%")] * 2
+    # Once paused, it waits for a tenth more.
+    assert scene.states == [
+        (State.PAUSED, f"paused: battery at 15%, below {limit}%") for limit in (20, 22)
+    ]
     assert scene.run.status().state is State.RUNNING
 
 
@@ -64,7 +67,7 @@ def test_short_memory_pauses(scene: Scene) -> None:
     guard = Guard(memory_gb=1.0, memory=lambda: free[0], sleep=scene.sleep, interval_s=0)
     scene.steps = [lambda: free.__setitem__(0, 4.0)]
     assert guard.poll(scene.context) is None
-    assert scene.states == [(State.PAUSED, "paused: 0.5 GB of memory available")]
+    assert scene.states == [(State.PAUSED, "paused: 0.5 GB of memory available, below 1 GB")]
 
 
 def test_stop_works_while_paused(scene: Scene) -> None:

@@ -103,11 +103,34 @@ def test_attributes_come_as_json_and_from_the_text(tiny: Path, tmp_path: Path) -
             assert item["attribute"] == "brand"
             # A random model would write anything else.
             assert item["value"] == "None" or item["value"].lower() in row["title"].lower()
+        values = [item["value"] for item in json.loads(row[name])]
+        assert row["ecellm_brand"] == "; ".join(v for v in values if v != "None")
         assert 0 <= float(row[f"{name}_confidence"]) <= 1
+    assert any(row["ecellm_brand"] for row in records(out))
     with pytest.raises(JobError, match=r"\(values differs\)"):
         job.launch(table, out=out, model=str(tiny), resume=True, values="free", **AVE)
     with pytest.raises(UsageError, match="--values x"):
         job.launch(table, out=out, model=str(tiny), values="x", **AVE)
+
+
+def test_each_attribute_has_a_column_of_its_own() -> None:
+    names = [column.name for column in writing.attribute_columns(
+        ["brand", "screen size", "error"], ["ecellm_brand", "brand"]
+    )]  # fmt: skip
+    assert names == ["ecellm_brand_2", "ecellm_screen_size", "ecellm_error"]
+    answer = json.dumps(
+        [
+            {"attribute": "Brand", "value": "Acme", "source": "title"},
+            {"attribute": "color", "value": "red", "source": "title"},
+            {"attribute": "color", "value": "blue", "source": "title"},
+            {"attribute": "size", "value": "None", "source": "None"},
+        ]
+    )
+    asked = ["brand", "color", "size", "weight"]
+    assert writing.values_of(answer, asked) == ["Acme", "red; blue", "", ""]
+    # What a person wrote, or what could not be answered, breaks nothing.
+    for text in ("", "Acme", "[1]", '[{"attribute": "brand"}]', "null"):
+        assert writing.values_of(text, asked) == [""] * 4
 
 
 def test_only_changed_rows_of_a_new_export_are_computed(tiny: Path, tmp_path: Path) -> None:
@@ -283,3 +306,16 @@ def test_the_output_is_never_the_input(tiny: Path, tmp_path: Path) -> None:
     table = head(sample.catalog(), tmp_path / "shop.csv", 3)
     with pytest.raises(UsageError, match="the table itself"):
         job.launch(table, out=table, model=str(tiny), **KIND)
+
+
+def test_a_file_that_could_not_be_written_is_refused_before_the_work(
+    tiny: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"out.doc is no table of a known format"):
+        job.launch(sample.catalog(), model=str(tiny), out=tmp_path / "out.doc", **KIND)
+    out = tmp_path / "out.csv"
+    run_here(job.launch(sample.catalog(), model=str(tiny), out=out, **KIND))
+    plain = tmp_path / "plain"
+    plain.touch()
+    # Not mkstemp's private ones.
+    assert out.stat().st_mode == plain.stat().st_mode

@@ -103,12 +103,13 @@ def test_a_failed_rank_tells_the_others(capsys: pytest.CaptureFixture[str]) -> N
     shard = Shard(0, 2, group)
     with pytest.raises(StorageError), shard.reporting():
         raise StorageError("the disk is full", cure="free some space")
-    assert group.said[-1] == "failed: the disk is full; free some space"
+    failure = group.said[-1]
+    assert failure == "failed: the disk is full; free some space"
     assert "rank 0 of 2 failed: the disk is full" in capsys.readouterr().err
     assert shard.all_done(True)
     assert not shard.all_done(False)
 
-    group = Group(group.said[-1])
+    group = Group(failure)
     with pytest.raises(JobError, match=r"rank 1 of 2 failed, so .*the disk is full.*--resume"):
         Shard(0, 2, group).all_done(True)
 

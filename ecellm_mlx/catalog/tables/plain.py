@@ -21,6 +21,7 @@ from ecellm_mlx.errors import DataError
 from ecellm_mlx.files import open_atomic
 
 SHEET_ROWS = 1_048_576
+WRITABLE = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 
 
 class Lines(Protocol):
@@ -57,6 +58,20 @@ def create(path: Path, columns: Sequence[Column]) -> Iterator[Lines]:
                 yield sheet
         else:
             raise unknown(path)
+
+
+def check(path: Path) -> None:
+    """Refuse, before hours of work, a file that ``create`` could not write.
+
+    Raises:
+        DataError: the ending names no format that can be written.
+        EcellmError: what the format needs is not installed.
+    """
+    kind = path.suffix.lower()
+    if kind not in WRITABLE:
+        raise unknown(path)
+    if kind == ".parquet":
+        arrow()
 
 
 def unknown(path: Path) -> DataError:
