@@ -129,6 +129,11 @@ def run_side(side: str, work: Path) -> dict[str, float]:
 def measure(side: str, work: Path) -> dict[str, float]:
     """Warm up, then train once over the rows; called in the side's own process."""
     settings = json.loads((work / "settings.json").read_text())
+    if side != "peft":
+        # Before mlx_lm imports mlx, which then stays on the BLAS that it found.
+        from ecellm_mlx import backend
+
+        assert not backend.RUNTIME.on_cpu or backend.RUNTIME.blas.fast
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Stdout carries the result alone; mlx-lm's trainer writes its progress there.
     with contextlib.redirect_stdout(sys.stderr):
@@ -191,7 +196,7 @@ def mlx_lm(work: Path, settings: dict[str, int]) -> dict[str, float]:
     from mlx_lm.tuner.utils import linear_to_lora_layers
     from mlx_lm.utils import load_model
 
-    from ecellm_mlx.backend import mx, optim  # first, so that it gets the same BLAS
+    from ecellm_mlx.backend import mx, optim
 
     model, _ = load_model(work / "model")
     model.freeze()

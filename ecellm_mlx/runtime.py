@@ -19,6 +19,7 @@ import platform
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,11 @@ BLAS_CURE = (
 )
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 THREAD_LIMITS = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_SETTERS = (
+    "MKL_Set_Num_Threads",
+    "openblas_set_num_threads",
+    "bli_thread_set_num_threads",
+)
 GIB = 1024**3
 
 
@@ -178,6 +184,56 @@ def quantized_crossover_rows() -> int:
     for 4 and 8 bits and layers of all sizes tried.
     """
     return 3
+
+
+def host_threads() -> int:
+    """Threads for work on the host: the cores, or fewer where products may use fewer."""
+    counted = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if counted else os.cpu_count()
+    limits = (os.environ.get(name, "") for name in THREAD_LIMITS)
+    return min(
+        [cores or 1, *(int(limit) for limit in limits if limit.isdigit() and int(limit))]
+    )
+
+
+@contextlib.contextmanager
+def one_thread_per_product() -> Iterator[None]:
+    """While this lasts, products use one core each, for callers that share the cores."""
+    setter = _thread_setter()
+    if setter is None:
+        yield
+        return
+    setter(1)
+    try:
+        yield
+    finally:
+        setter(host_threads())
+
+
+def can_share_cores() -> bool:
+    """Whether work on several threads pays: the CPU backend, whose BLAS can be told so."""
+    return prepare().on_cpu and host_threads() > 1 and _thread_setter() is not None
+
+
+@cache
+def _thread_setter() -> Callable[[int], object] | None:
+    """Sets how many threads a product uses, whoever asks for it; None if the BLAS has none.
+
+    ``threadpoolctl`` limits the calling thread only where the BLAS is MKL, and MLX
+    computes on threads of its own.
+    """
+    blas = prepare().blas
+    if blas.path is None:
+        return None
+    library = ctypes.CDLL(blas.path)
+    for name in (
+        "MKL_Set_Num_Threads",
+        "openblas_set_num_threads",
+        "bli_thread_set_num_threads",
+    ):
+        if hasattr(library, name):
+            return getattr(library, name)
+    return None
 
 
 def total_memory_gb() -> float:

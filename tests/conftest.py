@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -21,11 +22,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Before any test module imports mlx by itself: a fast BLAS must come first.
 from ecellm_mlx import (
-    backend,  # noqa: F401
+    backend,
     sample,
 )
 from ecellm_mlx.data import rows
 from ecellm_mlx.models import wheel
+
+# The same examples every time, so that a change is what breaks a test. New ones are
+# looked for with HYPOTHESIS_PROFILE=explore.
+hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.register_profile("explore", max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 TINY = {
     "hidden_size": 32,
@@ -43,6 +50,12 @@ def workspace_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("ECELLM_HOME", str(home))
     return home
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """MLX draws the same numbers in every run of a test."""
+    backend.mx.random.seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ecellm_mlx import runtime
 from ecellm_mlx.models.shape import Shape
 from ecellm_mlx.training.recipe import Recipe
 
@@ -23,8 +24,9 @@ GROUP_BYTES = 4
 # Weights, summed and new gradients, two moments, and the updated copy of one of them.
 ADAPTER_COPIES = 5
 # Logits and their gradient on the CPU backend, whose cross-entropy is our own; MLX's
-# makes more arrays of their size.
+# makes more arrays of their size. A head that is not trained works on a block of them.
 CPU_LOGIT_COPIES, LOGIT_COPIES = 2, 7
+CPU_LOGIT_BLOCK = 1 << 24
 # ECInstruct rows as SmolLM2's tokenizer cuts them: characters of a token.
 CHARACTERS_PER_TOKEN = 3.6
 
@@ -146,13 +148,17 @@ def predict(shape: Shape, recipe: Recipe, work: Workload, *, on_cpu: bool) -> Pr
     else:
         activations = shape.layers * block
     parameters = adapter_parameters(shape, recipe)
+    logits = work.supervised * shape.vocab * 4
+    if not on_cpu:
+        logits *= LOGIT_COPIES
+    elif {"lm_head", "embed_tokens"} & set(recipe.targets):
+        logits *= CPU_LOGIT_COPIES
+    else:
+        logits = min(logits, CPU_LOGIT_BLOCK * min(work.rows, runtime.host_threads()))
     return Prediction(
         weights=weight_bytes(shape, recipe.bits, on_cpu=on_cpu),
         adapter=parameters * 4 * ADAPTER_COPIES,
         activations=activations,
-        logits=work.supervised
-        * shape.vocab
-        * 4
-        * (CPU_LOGIT_COPIES if on_cpu else LOGIT_COPIES),
+        logits=logits,
         transient=transient,
     )

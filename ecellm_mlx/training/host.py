@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn, tree_flatten
 from ecellm_mlx.inference.host import MODELS, HostKernels, float32_or
+from ecellm_mlx.models import body
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import KeyedDropout
 
@@ -31,6 +32,8 @@ from ecellm_mlx.training.dropout import KeyedDropout
 BLOCK = 1 << 16
 # Rows of scores between which the causal edge moves on.
 QUERY_BLOCK = 64
+# Logits that exist at once: of some 80 positions for a vocabulary of 49,152.
+HEAD_BYTES = 1 << 24
 GELU_INNER = 2 * (2 / np.pi) ** 0.5
 GELU_CUBE = 0.044715
 
@@ -69,8 +72,11 @@ class HostGradients(HostKernels):
         for kind in {type(block) for block in model.layers}:
             self._swaps.append((kind, "__call__", _cutting(kind.__call__)))
         self._swaps.append((LoRALinear, "__call__", _lora_or(LoRALinear.__call__)))
-        swap = _cross_entropy_or(loss.cross_entropy)
-        self._swaps.append((loss, "cross_entropy", swap))
+        for name, choose in (
+            ("cross_entropy", _cross_entropy_or),
+            ("head_loss", _head_loss_or),
+        ):
+            self._swaps.append((loss, name, choose(getattr(loss, name))))
         original = nn.gelu_approx
         self._swaps.append((nn, "gelu_approx", float32_or(gelu_approx, original)))
 
@@ -247,6 +253,50 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     return total(logits)
 
 
+def head_loss(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
+    """Sum of −log softmax(head(hidden))[target], for a head that is not trained.
+
+    Works on ``HEAD_BYTES`` of logits at a time and turns them into the gradient in
+    place, so that neither exists for all positions at once.
+
+    Args:
+        model: while it trains the gradient is found along with the value.
+        hidden: (N, hidden), float32.
+        targets: (N,) integers.
+    """
+    chosen = np.asarray(targets)
+    gradient = np.empty(hidden.shape, np.float32)
+
+    @_differentiable
+    def total(hidden: mx.array) -> mx.array:
+        losses = np.empty(len(chosen), np.float32)
+        width = body.logits(model, hidden[:1]).shape[-1]
+        step = max(1, HEAD_BYTES // (4 * width))
+        for start in range(0, len(chosen), step):
+            part, end = hidden[start : start + step], start + step
+            logits = body.logits(model, part)
+            mx.eval(logits)
+            values, right = np.asarray(logits), chosen[start:end]
+            each = np.arange(len(right))
+            values -= values.max(axis=-1, keepdims=True)
+            at_target = values[each, right]
+            np.exp(values, out=values)
+            sums = values.sum(axis=-1, keepdims=True)
+            losses[start:end] = np.log(sums[:, 0]) - at_target
+            if model.training:
+                values /= sums
+                values[each, right] -= 1
+                back = mx.vjp(lambda h: body.logits(model, h), [part], [logits])[1][0]
+                gradient[start:end] = np.asarray(back)
+        return mx.array(losses.sum())
+
+    def gradients(_hidden: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+        return mx.array(gradient) * cotangent
+
+    total.vjp(gradients)
+    return total(hidden)
+
+
 def lora_linear(
     x: mx.array,
     a: mx.array,
@@ -406,6 +456,17 @@ def _cross_entropy_or(original: Callable[..., mx.array]) -> Callable[..., mx.arr
         if logits.dtype == mx.float32:
             return cross_entropy(logits, targets)
         return original(logits, targets)
+
+    return choose
+
+
+def _head_loss_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def choose(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
+        head = model.lm_head if "lm_head" in model else model.model.embed_tokens
+        frozen = not tree_flatten(head.trainable_parameters())
+        if frozen and hidden.dtype == mx.float32:
+            return head_loss(model, hidden, targets)
+        return original(model, hidden, targets)
 
     return choose
 

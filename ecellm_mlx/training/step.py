@@ -18,10 +18,9 @@ import numpy as np
 
 from ecellm_mlx.backend import mx, nn, optim, scalar, tree_flatten, tree_map
 from ecellm_mlx.data.batches import Batch
-from ecellm_mlx.training import loss, ranks, schedule
-from ecellm_mlx.training.dropout import AdapterDropout
-from ecellm_mlx.training.host import HostGradients
+from ecellm_mlx.training import ranks, schedule
 from ecellm_mlx.training.recipe import Recipe
+from ecellm_mlx.training.row_threads import RowThreads
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,9 @@ class StepResult:
 class OptimizerStep:
     """Applies steps to a model whose adapter is attached; owns the optimizer.
 
+    Attributes:
+        rows: what computes the losses and gradients of the model.
+
     Args:
         model: its trainable parameters are updated in place.
         recipe: rates, clipping, weighting and seed.
@@ -71,13 +73,10 @@ class OptimizerStep:
             bias_correction=True,
         )
         self.optimizer.init(model.trainable_parameters())
-        self._dropout = AdapterDropout(model, recipe.dropout)
-        self._host = HostGradients(model)
-        self._loss_and_grad = nn.value_and_grad(model, loss.negative_log_likelihood)
+        self.rows = RowThreads(model, recipe.dropout)
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
         """Do step number ``step`` (from 0). A step that is not finite changes nothing."""
-        self.model.train()
         weights = self._weights(micro_batches)
         losses = np.zeros(len(micro_batches), np.float32)
         gradients = tree_map(mx.zeros_like, self.model.trainable_parameters())
@@ -115,9 +114,7 @@ class OptimizerStep:
 
     def _micro_batch(self, step: int, index: int, batch: Batch) -> tuple[mx.array, Any]:
         """Summed loss and its gradient. Dropout follows from (seed, step, index) alone."""
-        self._dropout.reseed(fold(self.recipe.seed, step, index))
-        with self._host.active():
-            return self._loss_and_grad(self.model, batch)
+        return self.rows.loss_and_gradient(batch, fold(self.recipe.seed, step, index))
 
     def _culprits(self, step: int, micro_batches: Sequence[Batch]) -> tuple[int, ...]:
         """The micro-batches that are not finite by themselves, found by doing them again."""

@@ -11,16 +11,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ecellm_mlx.backend import mx, nn, scalar
+from ecellm_mlx.backend import mx, scalar
 from ecellm_mlx.data.batches import Batch
-from ecellm_mlx.training import loss
 from ecellm_mlx.training.checkpoint import TrainerState
-from ecellm_mlx.training.host import HostGradients
 from ecellm_mlx.training.ranks import Ranks
+from ecellm_mlx.training.row_threads import RowThreads
 
 
 def validation_loss(
-    model: nn.Module,
+    rows: RowThreads,
     batches: list[Batch],
     group: Ranks,
     between: Callable[[], None] = lambda: None,
@@ -30,13 +29,10 @@ def validation_loss(
     The ranks share the batches and add up in one order, so that all get the same number.
     ``between`` is called before each batch; what it raises ends the validation.
     """
-    model.eval()
-    host = HostGradients(model)
     sums = np.zeros(len(batches), np.float32)
     for index, batch in group.share(batches):
         between()
-        with host.active():
-            sums[index] = scalar(loss.negative_log_likelihood(model, batch))
+        sums[index] = scalar(rows.loss(batch))
     every = np.array(group.sum([mx.array(sums)])[0], np.float64)
     return float(every.sum()) / sum(batch.supervised for batch in batches)
 

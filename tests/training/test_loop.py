@@ -15,7 +15,7 @@ from ecellm_mlx.backend import mx, nn, tree_map
 from ecellm_mlx.data import batches, encoding, rows
 from ecellm_mlx.errors import DataError, JobError
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import checkpoint, loop, loss, ranks, validation
+from ecellm_mlx.training import checkpoint, loop, loss, ranks, row_threads, validation
 from ecellm_mlx.training import step as step_module
 from ecellm_mlx.training.launch import launch
 
@@ -283,5 +283,6 @@ def test_early_stop_keeps_the_best_adapter_when_its_checkpoint_is_gone(
     assert config["ecellm"]["metrics"]["step"] == best
     kept = loading.load(tiny)
     lora.load(kept.model, run.run.path / "adapter", base=kept.fingerprint)
-    again = validation.validation_loss(kept.model, run.trainer.val_batches, ranks.Ranks(None))
+    rows = row_threads.RowThreads(kept.model)
+    again = validation.validation_loss(rows, run.trainer.val_batches, ranks.Ranks(None))
     assert again == pytest.approx(losses[best], rel=1e-5)

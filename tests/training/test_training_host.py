@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from ecellm_mlx.backend import mx, nn
-from ecellm_mlx.training import host
+from ecellm_mlx.backend import mx, nn, tree_flatten
+from ecellm_mlx.models import loading, lora
+from ecellm_mlx.training import host, loss
 
 
 def close(a: mx.array, b: mx.array) -> bool:
@@ -84,3 +86,45 @@ def test_cross_entropy() -> None:
 
     logits = normal(14, 4, 50, spread=20.0)
     assert_same(lambda x: host.cross_entropy(x, targets), theirs, logits)
+
+
+def test_the_head_never_has_all_logits(
+    monkeypatch: pytest.MonkeyPatch, tiny_models: dict[str, Path]
+) -> None:
+    """Phi's head has a bias, Llama's is the tied embedding; blocks end within the rows."""
+    for name in ("phi", "llama"):
+        model = loading.load(tiny_models[name]).model
+        model.freeze()
+        targets = mx.array([3, 0, 49, 7, 11])
+
+        def theirs(hidden: mx.array, model=model, targets=targets) -> mx.array:
+            return loss.head_loss(model, hidden, targets)
+
+        def ours(hidden: mx.array, model=model, targets=targets) -> mx.array:
+            return host.head_loss(model, hidden, targets)
+
+        hidden = normal(15, 5, 32, spread=20.0)
+        width = model.args.vocab_size
+        monkeypatch.setattr(host, "HEAD_BYTES", 4 * width * 2)
+        model.train()
+        assert_same(ours, theirs, hidden)
+        model.eval()
+        assert close(ours(hidden), theirs(hidden))
+
+
+def test_a_trained_head_keeps_its_gradient(tiny: Path) -> None:
+    model = loading.load(tiny).model
+    targets = lora.resolve_targets(model, ["embed_tokens"])
+    lora.attach(model, lora.LoraSpec(4, 2.0, 0.0, targets), seed=0)
+    hidden, chosen = normal(16, 3, 32), mx.array([1, 2, 3])
+
+    def gradient() -> dict[str, mx.array]:
+        found = nn.value_and_grad(model, lambda: loss.head_loss(model, hidden, chosen))()[1]
+        return dict(tree_flatten(found))
+
+    expected = gradient()
+    with host.HostGradients(model).active():
+        found = gradient()
+    assert any(mx.abs(array).max() > 0 for array in expected.values())
+    for name, array in expected.items():
+        assert close(found[name], array), name

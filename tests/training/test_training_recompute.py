@@ -10,7 +10,7 @@ from ecellm_mlx.backend import mx, nn, tree_flatten
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.models import lora
 from ecellm_mlx.training import loss
-from ecellm_mlx.training.dropout import AdapterDropout
+from ecellm_mlx.training.dropout import AdapterDropout, Extent
 from ecellm_mlx.training.host import HostGradients
 from ecellm_mlx.training.recompute import recompute_blocks
 
@@ -50,7 +50,7 @@ def batch() -> Batch:
 def peak_and_gradient(model: nn.Module) -> tuple[float, dict[str, mx.array]]:
     """Peak memory (GiB) of a forward and backward pass, above what was there before."""
     dropout = AdapterDropout(model, 0.3)
-    dropout.reseed(3)
+    dropout.reseed(3, batch().parts(1)[0], Extent.of(batch()))
     function = nn.value_and_grad(model, loss.negative_log_likelihood)
     before = mx.get_active_memory() / runtime.GIB
     runtime.reset_peak_memory()

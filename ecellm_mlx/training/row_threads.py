@@ -1,0 +1,116 @@
+"""The rows of a micro-batch on all cores of the CPU backend.
+
+MLX's CPU backend computes products on all cores and everything else on one. Rows do
+not depend on each other, so each core can take some of them through the whole forward
+and backward pass, with products of one thread. Gradients are added in the order of the
+parts: the same bits in every run on as many cores. Other devices get the batch whole.
+
+Every thread has a tree of modules of its own, since MLX differentiates a model by
+putting traced arrays into its modules; the arrays themselves are shared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ecellm_mlx import runtime
+from ecellm_mlx.backend import mx, nn, tree_flatten, tree_map
+from ecellm_mlx.data.batches import Batch
+from ecellm_mlx.training import loss
+from ecellm_mlx.training.dropout import AdapterDropout, Extent
+from ecellm_mlx.training.host import HostGradients
+
+
+class RowThreads:
+    """Losses and gradients of micro-batches; the model's dropout becomes reproducible.
+
+    Args:
+        model: with its adapter attached, and prepared for recomputation or not.
+        dropout: probability of the adapters' dropout.
+    """
+
+    def __init__(self, model: nn.Module, dropout: float = 0.0) -> None:
+        count = runtime.host_threads() if runtime.can_share_cores() else 1
+        self._models = [model, *(replica(model) for _ in range(count - 1))]
+        self._dropouts = [AdapterDropout(each, dropout) for each in self._models]
+        self._gradients = [
+            nn.value_and_grad(each, loss.negative_log_likelihood) for each in self._models
+        ]
+        self._host = HostGradients(model)
+        # One each, since MLX keeps unfinished arrays with the thread that made them.
+        self._threads = [
+            ThreadPoolExecutor(1, thread_name_prefix=f"rows-{number}")
+            for number in range(1, count)
+        ]
+
+    def loss_and_gradient(self, batch: Batch, seed: int) -> tuple[mx.array, Any]:
+        """Summed loss (scalar, float32) and its gradient, a tree like the parameters'.
+
+        Dropout follows from ``seed`` and each row's number in the batch.
+        """
+        extent = Extent.of(batch)
+
+        def part(number: int, rows: Batch) -> tuple[mx.array, Any]:
+            self._dropouts[number].reseed(seed, rows, extent)
+            found = self._gradients[number](self._models[number], rows)
+            mx.eval(found)
+            return found
+
+        value, gradient = None, None
+        for more, gradients in self._each(part, batch, training=True):
+            value = more if value is None else value + more
+            gradient = gradients if gradient is None else tree_map(mx.add, gradient, gradients)
+        assert value is not None, "a batch has a supervised token"
+        return value, gradient
+
+    def loss(self, batch: Batch) -> mx.array:
+        """Summed loss without dropout. Shape: scalar, float32."""
+
+        def part(number: int, rows: Batch) -> mx.array:
+            value = loss.negative_log_likelihood(self._models[number], rows)
+            mx.eval(value)
+            return value
+
+        return mx.stack(self._each(part, batch, training=False)).sum()
+
+    def _each(
+        self, work: Callable[[int, Batch], Any], batch: Batch, *, training: bool
+    ) -> list[Any]:
+        """``work`` on every part of ``batch``, the first of them on this thread."""
+        model, *others = self._models
+        parameters = model.trainable_parameters()
+        # What is not computed yet could only be computed by this thread.
+        mx.eval(parameters)
+        for other in others:
+            other.update(parameters)
+        for each in self._models:
+            each.train(training)
+        parts = batch.parts(len(self._models))
+        if len(parts) == 1:
+            with self._host.active():
+                return [work(0, parts[0])]
+        with self._host.active(), runtime.one_thread_per_product():
+            waiting = [
+                thread.submit(work, number, rows)
+                for number, (thread, rows) in enumerate(
+                    zip(self._threads, parts[1:], strict=False), start=1
+                )
+            ]
+            try:
+                first = work(0, parts[0])
+            finally:
+                # Also when this part failed: nothing may run on behind our back.
+                found = [future.exception() or future.result() for future in waiting]
+        for result in found:
+            if isinstance(result, BaseException):
+                raise result
+        return [first, *found]
+
+
+def replica(model: nn.Module) -> nn.Module:
+    """A second tree of modules like ``model``, with the same parameters."""
+    arrays = {id(array): array for _, array in tree_flatten(model.parameters())}
+    return copy.deepcopy(model, arrays)
