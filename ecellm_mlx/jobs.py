@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import os
 import socket
 import subprocess
 import sys
@@ -41,6 +42,7 @@ __all__ = [
     "create",
     "execute",
     "find",
+    "give_way",
     "recent",
     "start",
     "versions",
@@ -52,6 +54,7 @@ KINDS = {
     "catalog": "ecellm_mlx.catalog.job:run_job",
     "match": "ecellm_mlx.catalog.matching:run_job",
 }
+GIVEN_WAY, LOWEST_PRIORITY = 5, 19  # nice values
 VERSIONED = ("ecellm-mlx", "mlx", "mlx-lm", "transformers", "numpy")
 
 
@@ -117,7 +120,7 @@ def start(run: RunDirectory) -> subprocess.Popen[bytes]:
     with storage_errors(run.log_file):
         log = run.log_file.open("ab")
     with log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "ecellm_mlx.jobs", str(run.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -125,6 +128,23 @@ def start(run: RunDirectory) -> subprocess.Popen[bytes]:
             start_new_session=True,
             cwd=run.path,
         )
+    give_way(process.pid)
+    # Linux may share out time by sessions first; the job's is its own.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process.pid}/autogroup").write_text(str(GIVEN_WAY), encoding="ascii")
+    return process
+
+
+def give_way(pid: int) -> None:
+    """Let a child that has just been started yield the processor to interactive programs.
+
+    On an otherwise idle machine this changes nothing. Threads and processes that the
+    child starts later inherit it.
+    """
+    # A child that has ended already needs no priority.
+    with contextlib.suppress(ProcessLookupError):
+        wanted = min(LOWEST_PRIORITY, os.getpriority(os.PRIO_PROCESS, 0) + GIVEN_WAY)
+        os.setpriority(os.PRIO_PROCESS, pid, wanted)
 
 
 def find(name: str) -> RunDirectory:

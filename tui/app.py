@@ -6,25 +6,29 @@ them for things through their run directories, and may end at any time.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding
+from textual.events import DescendantFocus
 from textual.screen import Screen
 from textual.widget import Widget
 
 from ecellm_mlx.errors import EcellmError, JobError, UsageError
 from ecellm_mlx.jobs import Control, RunDirectory
 from tui import child, runs, settings
-from tui.commands import KeyCommands
+from tui.commands import KeyCommands, PlaceCommands
 from tui.messages import (
     JobResumed,
     JobStarted,
@@ -44,6 +48,7 @@ from tui.widgets.nav import NavItem
 
 REAP_INTERVAL_S = 1.0
 SWITCH_INTERVAL_S = 0.001
+READING_S = 3.0  # a command of another place waits so long for what it is about
 
 
 class EcellmApp(App[None]):
@@ -55,10 +60,10 @@ class EcellmApp(App[None]):
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]
     MODES = {place.mode: place.opener() for place in PLACES}
     DEFAULT_MODE = "home"
-    COMMANDS: ClassVar[set[Any]] = App.COMMANDS | {KeyCommands}
+    COMMANDS: ClassVar[set[Any]] = App.COMMANDS | {KeyCommands, PlaceCommands}
     BINDINGS = [
-        Binding("f1", "help", "Help", id="app.help"),
         # The line at the top shows these already.
+        Binding("f1", "help", "Help", False, id="app.help"),
         *(
             Binding(
                 place.key, f"go('{place.mode}')", place.title, False, id=f"app.{place.mode}"
@@ -75,6 +80,7 @@ class EcellmApp(App[None]):
             self.register_theme(theme)
         self.children_started: list[subprocess.Popen[bytes]] = []
         self._saved = settings.Settings()
+        self._lit: WeakKeyDictionary[Screen[Any], Widget] = WeakKeyDictionary()
 
     def on_mount(self) -> None:
         """Take up the saved theme and look after the processes that were started."""
@@ -90,6 +96,19 @@ class EcellmApp(App[None]):
     def on_unmount(self) -> None:
         """Wait for no child: what is under way here can be done again."""
         child.end_all()
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """Mark the pane that the focus is in."""
+        panes = (node for node in event.widget.ancestors if node.has_class("pane"))
+        pane = next((node for node in panes if isinstance(node, Widget)), None)
+        before = self._lit.pop(event.widget.screen, None)
+        if pane is not None:
+            self._lit[event.widget.screen] = pane
+        for node, lit in ((before, False), (pane, True)) if pane is not before else ():
+            if node is not None and node.is_attached:
+                # Only its border changes; what is in it needs no new styles.
+                node.set_class(lit, "-lit", update=False)
+                self.stylesheet.update_nodes([node])
 
     def complain(self, sentence: str) -> None:
         """Show an error that belongs to no field."""
@@ -136,7 +155,7 @@ class EcellmApp(App[None]):
         self.push_screen(JumpScreen(targets(below)), chosen)
 
     async def action_quit(self) -> None:
-        """Leave; with live jobs, ask what is to become of them."""
+        """Leave; with live jobs or commands, ask what is to become of them."""
         if not isinstance(self.screen, QuitDialog):
             self._find_live_runs()
 
@@ -157,24 +176,26 @@ class EcellmApp(App[None]):
     def _place_wanted(self, event: PlaceWanted) -> None:
         self.action_go(event.mode)
         # The screen may be new, and is filled in once it stands.
-        self.call_after_refresh(self._fill_in, event.values)
+        self.call_after_refresh(self._fill_in, event.values, event.action)
 
     @on(LiveRunsRead)
     def _live_runs_read(self, event: LiveRunsRead) -> None:
         if isinstance(self.screen, QuitDialog):
             return
-        if not event.runs:
+        commands = child.under_way()
+        if not event.runs and not commands:
             self.exit()
             return
 
         def answered(answer: Answer | None) -> None:
             if answer == "keep":
                 names = ", ".join(run.name for run in event.runs)
-                self.exit(message=f"still running: {names}; open ecellm again to watch")
+                watch = f"still running: {names}; open ecellm again to watch"
+                self.exit(message=watch if names else None)
             elif answer == "stop":
                 self._stop_runs([run.path for run in event.runs])
 
-        self.push_screen(QuitDialog(event.runs), answered)
+        self.push_screen(QuitDialog(event.runs, [run.line for run in commands]), answered)
 
     @on(StopsRequested)
     def _stops_requested(self, event: StopsRequested) -> None:
@@ -233,11 +254,22 @@ class EcellmApp(App[None]):
             self._saved = replace(self._saved, seen=",".join([*self.seen, mode]))
             self._save_settings(self._saved)
 
-    def _fill_in(self, values: dict[str, str]) -> None:
-        from tui.screens.train import TrainScreen
-
-        if isinstance(self.screen, PlaceScreen | TrainScreen):
+    def _fill_in(self, values: dict[str, str], action: str) -> None:
+        if isinstance(self.screen, PlaceScreen):
             self.screen.preset(values)
+        if action:
+            self._act_there(self.screen, action)
+
+    @work(exclusive=True, group="act")
+    async def _act_there(self, screen: Screen[Any], action: str) -> None:
+        """Run an action of ``screen`` once its list has been read, or else without it."""
+        end = time.monotonic() + READING_S
+        while time.monotonic() < end and any(
+            worker.node is screen and not worker.is_finished for worker in self.workers
+        ):
+            await asyncio.sleep(0.02)
+        if screen is self.screen:
+            screen.call_after_refresh(self.run_action, action, screen)
 
     def _reap(self) -> None:
         # An ended child that nobody waits for keeps its pid, and with it the run's lock.

@@ -18,7 +18,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ecellm_mlx.jobs import give_way
+
 CLI = (sys.executable, "-m", "ecellm_mlx.cli")
+PROGRESS = {"ECELLM_PROGRESS": "lines"}  # see ecellm_mlx.cli.progress
 KEPT_OUTPUT = 200_000  # bytes of stdout that are read back
 
 
@@ -36,11 +39,22 @@ def end_all() -> None:
         run.end()
 
 
-class CommandRun:
-    """One ``ecellm …``. ``lines`` starts it; afterwards code and output are known."""
+def under_way() -> list[CommandRun]:
+    """Commands of the user's that run now; questions of the app's own are left out."""
+    return [run for run in list(_live) if not run.question]
 
-    def __init__(self, words: Sequence[str]) -> None:
+
+class CommandRun:
+    """One ``ecellm …``. ``lines`` starts it; afterwards code and output are known.
+
+    Args:
+        words: what follows ``ecellm``.
+        question: whether the app asks for its own sake, and nothing is lost with it.
+    """
+
+    def __init__(self, words: Sequence[str], *, question: bool = False) -> None:
         self.words = tuple(words)
+        self.question = question
         self.began = time.monotonic()
         self.code: int | None = None
         self.output = ""
@@ -68,8 +82,9 @@ class CommandRun:
 
     def _lines(self) -> Iterator[str]:
         # stdout may be large; a file cannot fill up and block the child as a pipe can.
-        with tempfile.TemporaryFile() as stdout:
+        with contextlib.ExitStack() as stack:
             try:
+                stdout = stack.enter_context(tempfile.TemporaryFile())
                 self._process = subprocess.Popen(
                     [*CLI, *self.words],
                     stdin=subprocess.DEVNULL,
@@ -78,12 +93,13 @@ class CommandRun:
                     text=True,
                     encoding="utf-8",
                     errors="replace",
-                    env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
+                    env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **PROGRESS},
                 )
             except OSError as error:
                 yield f"the command cannot be started: {error}"
                 self.code = 1
                 return
+            give_way(self._process.pid)
             if self.ended_by_user:
                 self._process.terminate()
             assert self._process.stderr is not None
@@ -109,7 +125,7 @@ def ask(words: Sequence[str]) -> tuple[Any, str]:
     Returns:
         The value and an empty text, or None and the sentence why there is none.
     """
-    run = CommandRun(words)
+    run = CommandRun(words, question=True)
     said = [line for line in run.lines() if line.strip()]
     if run.code == 0:
         with contextlib.suppress(ValueError):

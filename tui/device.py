@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from ecellm_mlx import workspace
+from ecellm_mlx.jobs import give_way
 
 GIB = 1024**3
 DOCTOR = (sys.executable, "-m", "ecellm_mlx.cli", "doctor", "--json")
@@ -77,6 +78,7 @@ class Doctor:
             encoding="utf-8",
             errors="replace",
         )
+        give_way(self._process.pid)
 
     def diagnosis(self) -> Diagnosis:
         """Wait for the answer and read it. A failed check is an answer, too."""

@@ -16,6 +16,7 @@ from textual.widgets import Button, Input, Label, Static
 from tui.child import command_line
 from tui.widgets.command_line import CommandLine
 from tui.widgets.cycle import Cycle
+from tui.widgets.problem import Problem
 
 Build = Callable[[dict[str, str]], list[str]]
 
@@ -85,7 +86,7 @@ class CommandDialog(ModalScreen[tuple[str, ...] | None]):
                 for part in self._fields:
                     yield FieldRow(part)
             yield CommandLine(id="dialog-command")
-            yield Static(id="dialog-problem", classes="problem", markup=False)
+            yield Problem(id="dialog-problem")
             with Horizontal(classes="buttons"):
                 yield Button("^r Run", variant="primary", action="screen.run", compact=True)
                 yield Button("^y Copy command", action="screen.copy", compact=True)
@@ -111,9 +112,7 @@ class CommandDialog(ModalScreen[tuple[str, ...] | None]):
             if not row.value and not row.part.optional
         ]
         if missing:
-            problem = self.query_one("#dialog-problem", Static)
-            problem.update(f"Give {' and '.join(missing)}.")
-            problem.display = True
+            self.query_one(Problem).show(f"Give {' and '.join(missing)}.")
             return
         self.dismiss(tuple(self._build(self.values)))
 
@@ -135,4 +134,4 @@ class CommandDialog(ModalScreen[tuple[str, ...] | None]):
 
     def _edited(self) -> None:
         self.query_one(CommandLine).show(command_line(self._build(self.values)))
-        self.query_one("#dialog-problem", Static).display = False
+        self.query_one(Problem).show("")

@@ -53,10 +53,12 @@ def datasets() -> Options:
     """Folders with training rows as (label, folder); the sample first."""
     from ecellm_mlx import sample
 
-    options = [("sample rows that come with ecellm", str(sample.folder()))]
-    for folder in _dataset_folders():
-        options.append((folder.name, str(folder)))
-    return options
+    folders = [
+        (folder.name, str(folder))
+        for folder in _dataset_folders()
+        if any((folder / f"train{suffix}").is_file() for suffix in json_items.SUFFIXES)
+    ]
+    return [("sample rows that come with ecellm", str(sample.folder())), *folders]
 
 
 def row_files() -> Options:

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ecellm_mlx.jobs import give_way
+
 TAIL_BYTES = 4000
 
 Said = Callable[[dict[str, Any]], object]
@@ -31,6 +33,9 @@ class LineChild:
         said: called with each event, in a thread of the child's own.
         ended: called once, with the exit status and the last words on stderr, unless
             the app ended the child itself.
+
+    Raises:
+        OSError: the process cannot be started, or there is no room for its stderr.
     """
 
     def __init__(self, module: str, said: Said, ended: Ended) -> None:
@@ -47,6 +52,7 @@ class LineChild:
             text=True,
             encoding="utf-8",
         )
+        give_way(self._process.pid)
         threading.Thread(target=self._listen, daemon=True, name=module).start()
 
     @property

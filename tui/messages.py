@@ -66,7 +66,7 @@ class ModelsRead(Picture):
 
 @dataclass
 class OptionsRead(Picture):
-    """What a form's lists can offer, by the name of the list."""
+    """What a form's lists can offer, by the id of the field."""
 
     options: dict[str, list[tuple[str, str]]]
 
@@ -133,14 +133,6 @@ class Diagnosed(Message):
     """The doctor has spoken, or could not."""
 
     diagnosis: Diagnosis
-
-
-@dataclass
-class ChoicesRead(Message):
-    """What the Train form can offer, as (label, value) each."""
-
-    models: list[tuple[str, str]]
-    datasets: list[tuple[str, str]]
 
 
 @dataclass
@@ -211,10 +203,14 @@ class CommandEnded(Message):
 
 @dataclass
 class PlaceWanted(Message):
-    """Go to a place and fill in what is known already, by field name."""
+    """Go to a place and fill in what is known already, by field name.
+
+    ``action`` is one of the place's own, run once the place knows what is there.
+    """
 
     mode: str
     values: dict[str, str]
+    action: str = ""
 
 
 @dataclass

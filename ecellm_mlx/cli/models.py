@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,10 +70,8 @@ def pull(
 
     Example: ecellm models pull ecellm-s
     """
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
-
     from ecellm_mlx import workspace
+    from ecellm_mlx.cli.progress import byte_bar
     from ecellm_mlx.models import hub
 
     home = workspace.current()
@@ -85,14 +82,11 @@ def pull(
     )
     if dry_run:
         return
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("pull", total=plan.bytes_total)
+    with byte_bar("pull") as update:
         result = hub.pull(
             name,
             workspace=home,
-            progress=lambda p: bar.update(task, completed=p.done_bytes, description=p.stage),
+            progress=lambda p: update(p.done_bytes, plan.bytes_total, p.stage),
         )
     narrate(result.summary)
     emit(str(result.path))

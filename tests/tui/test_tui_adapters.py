@@ -67,9 +67,11 @@ async def test_an_adapter_goes_to_peft_and_back_and_is_proven(
         assert command.startswith(f"ecellm adapters to-peft {runs / trained.name} ")
         assert "✓ done" in text_of(app, "#activity-line"), screen_text(pilot)
         assert (peft / "adapter_config.json").is_file()
-        await run_dialog(app, pilot, "v", peft=str(peft))
+        command = await run_dialog(app, pilot, "v", peft=str(peft), base=str(tiny))
+        assert command.endswith(f"--base {tiny}")
         assert "✓ done" in text_of(app, "#activity-line"), screen_text(pilot)
         await until(pilot, lambda: "max_abs_error" in screen_text(pilot))
+        assert "logits" in screen_text(pilot)
         await run_dialog(app, pilot, "i", peft=str(peft), base=str(tiny))
         assert "✓ done" in text_of(app, "#activity-line"), screen_text(pilot)
         await until(pilot, lambda: table.row_count == 2, "the imported adapter")
@@ -82,6 +84,30 @@ async def test_an_adapter_goes_to_peft_and_back_and_is_proven(
             pilot,
             lambda: app.screen.query_one("#adapter", Choice).value == str(runs / trained.name),
         )
+
+
+async def test_an_adapter_is_fused_and_exported(
+    trained: Path, home: Path, tmp_path: Path, tiny: Path
+) -> None:
+    shutil.copytree(trained, home / "runs" / trained.name)
+    app = EcellmApp()
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await open_adapters(app, pilot)
+        await until(pilot, lambda: screen.entries)
+        for key, name, weights in (
+            ("f", "fused", "model.safetensors"),
+            ("e", "out-gguf", "*.gguf"),
+        ):
+            out = tmp_path / name
+            command = await run_dialog(app, pilot, key, out=str(out), base=str(tiny))
+            assert str(out) in command
+            assert "✓ done" in text_of(app, "#activity-line"), screen_text(pilot)
+            assert list(out.glob(weights)), screen_text(pilot)
+        # The other format of the same dialog.
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, CommandDialog))
+        await pilot.press("space")
+        assert app.screen.query_one(CommandLine).command.startswith("ecellm export hf ")
 
 
 async def test_what_cannot_be_converted_is_said(home: Path, tmp_path: Path) -> None:

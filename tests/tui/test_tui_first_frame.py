@@ -13,6 +13,9 @@ from textual.command import CommandList
 from textual.widgets import DataTable
 
 from tui.app import EcellmApp
+from tui.commands import PlaceCommands
+from tui.dialog import CommandDialog
+from tui.places import PLACES
 from tui.screens.run import RunScreen
 from tui.screens.train import TrainScreen
 from tui.widgets.nav import NavItem
@@ -126,10 +129,33 @@ async def test_the_palette_offers_every_key(model: str) -> None:
         await until(pilot, lambda: isinstance(app.screen, TrainScreen))
         await pilot.press("ctrl+p")
         await until(pilot, lambda: "Copy command" in screen_text(pilot))
-        await pilot.press(*"copy c")
+        await pilot.press(*"copy comm")
         await until(pilot, lambda: app.screen.query_one(CommandList).option_count == 1)
         await pilot.press("enter")
         await until(pilot, lambda: app.clipboard.startswith("ecellm train"))
+
+        # A command of another place goes there, and waits until its list is read.
+        await pilot.press("ctrl+p", *"models: quant")
+        await until(pilot, lambda: app.screen.query_one(CommandList).option_count == 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, CommandDialog))
+        assert app.current_mode == "models"
+        assert "Quantize tiny" in screen_text(pilot)
+
+
+async def test_the_palette_offers_the_commands_of_all_places() -> None:
+    app: Any = EcellmApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        provider = PlaceCommands(app.screen)
+        await provider.startup()
+        titles = [hit.display async for hit in provider.discover()]
+        assert len(titles) == len(set(titles))
+        assert not [title for title in titles if title.startswith("Home:")]
+        for place in PLACES[1:]:
+            declared = vars(place.screen_class())["BINDINGS"]
+            shown = {f"{place.title}: {b.description}" for b in declared}
+            assert shown <= set(titles)
+        await pilot.pause()
 
 
 def test_without_a_terminal_the_error_is_one_sentence() -> None:

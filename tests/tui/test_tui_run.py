@@ -8,12 +8,13 @@ from typing import Any
 
 from conftest import job, screen_text, step, text_of, until, written
 from textual.pilot import Pilot
-from textual.widgets import Button
+from textual.widgets import Button, OptionList
 
 from ecellm_mlx import events
 from ecellm_mlx.jobs import RunDirectory, State
 from tui.app import EcellmApp
 from tui.messages import RunChosen
+from tui.screens.picker import RunPicker
 from tui.screens.run import RunScreen
 from tui.widgets.event_log import EventLog
 from tui.widgets.loss_plot import LossPlot
@@ -151,6 +152,49 @@ async def test_the_plot_follows_scale_size_and_theme() -> None:
         await until(pilot, lambda: len(plot._datasets[0].x) <= 2 * 80)
         await pilot.resize_terminal(20, 5)
         await pilot.pause()
+
+
+async def test_counters_answers_and_a_second_run_are_shown() -> None:
+    other = written(*(step(n, loss=9.0 / n) for n in range(1, 30)), step=29, total=29)
+    facts = {"dropped_rows": 3, "cut_rows": 4, "padding": 0.05}
+    run = written(
+        events.Started(kind="train", pid=1, device="cpu", facts=facts),
+        *(step(n, padding=0.07, skipped_steps=2) for n in range(1, 30)),
+        events.Sample(step=20, task="PM", prompt="", prediction="no", reference="yes"),
+        events.Sample(step=20, task="SA", prompt="", prediction="good", reference="good"),
+        step=29,
+        total=29,
+    )
+    app = EcellmApp()
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await watch(app, pilot, run)
+        await until(pilot, lambda: screen.view.step == 29)
+        await pilot.pause()
+        facts_shown = str(screen.query_one("#facts").render())
+        for words in ("padding   7%", "skipped   2 steps", "out, cut  3, 4"):
+            assert words in facts_shown
+
+        await pilot.press("t")
+        await pilot.pause()
+        answers = text_of(app, "#sample-text")
+        assert "≠ step 20 PM: no  (expected yes)" in answers
+        assert "✓ step 20 SA: good" in answers
+        await pilot.press("t")
+
+        plot = screen.query_one(LossPlot)
+        await until(pilot, lambda: plot._datasets)
+        alone = len(plot._datasets)
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, RunPicker))
+        await until(pilot, lambda: app.screen.query_one(OptionList).option_count == 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.compared and screen.compared.step == 29)
+        await until(pilot, lambda: len(plot._datasets) == alone + 1)
+        title = str(screen.query_one("#curves").border_title)
+        assert other.path.name in title
+        # The same key takes it away.
+        await pilot.press("x")
+        await until(pilot, lambda: len(plot._datasets) == alone)
 
 
 async def test_a_catalog_job_shows_its_progress_without_curves() -> None:

@@ -62,7 +62,7 @@ async def test_without_a_model_it_says_how_to_get_one(request: pytest.FixtureReq
         assert not screen.query_one("#start", Button).disabled
         # One that arrives meanwhile is taken.
         request.getfixturevalue("model")
-        screen._read_choices()
+        screen.read_options()
         await until(
             pilot, lambda: screen.order.model == "tiny" and not problem(screen, "model")
         )

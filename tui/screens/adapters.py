@@ -70,7 +70,9 @@ class AdaptersScreen(PlaceScreen):
         """The table, the facts, the command."""
         with VerticalScroll(id="adapter-list", classes="pane", can_focus=False) as pane:
             pane.border_title = "Adapters"
-            pane.border_subtitle = "enter inspect · p to PEFT · i from PEFT · v verify · g try"
+            pane.border_subtitle = (
+                "enter inspect · p to, i from PEFT · v verify · f fuse · e export · u push"
+            )
             yield Static(NO_ADAPTERS, id="no-adapters", markup=False)
             yield AdapterTable(id="adapters", cursor_type="row")
         with VerticalScroll(id="adapter-details", classes="pane", can_focus=False) as pane:
@@ -96,7 +98,7 @@ class AdaptersScreen(PlaceScreen):
 
     def action_to_peft(self) -> None:
         """Ask where to, then convert."""
-        if entry := self._chosen():
+        if entry := self._wanted():
             self.ask_command(
                 f"{entry.name} to PEFT",
                 "Writes the same update in the Hugging Face PEFT format.",
@@ -126,17 +128,28 @@ class AdaptersScreen(PlaceScreen):
 
     def action_verify(self) -> None:
         """Ask for the other side and compare."""
-        if entry := self._chosen():
+        if entry := self._wanted():
             self.ask_command(
                 f"Verify {entry.name}",
                 "Compares with a PEFT adapter, tensor by tensor; with the base also logits.",
-                [Field("peft", "PEFT folder", hint="folder with adapter_config.json")],
-                lambda v: ["adapters", "verify", entry.reference, v["peft"]],
+                [
+                    Field("peft", "PEFT folder", hint="folder with adapter_config.json"),
+                    Field(
+                        "base",
+                        "Base",
+                        hint="model; compares logits, too (optional)",
+                        optional=True,
+                    ),
+                ],
+                lambda v: [
+                    *("adapters", "verify", entry.reference, v["peft"]),
+                    *(["--base", v["base"]] if v["base"] else []),
+                ],
             )
 
     def action_fuse(self) -> None:
         """Ask where to, then merge into the base."""
-        if entry := self._chosen():
+        if entry := self._wanted():
             self.ask_command(
                 f"Fuse {entry.name}",
                 "Merges the adapter into a full copy of its base. A quantized base is "
@@ -154,7 +167,7 @@ class AdaptersScreen(PlaceScreen):
 
     def action_export(self) -> None:
         """Ask for format and place, then export."""
-        if entry := self._chosen():
+        if entry := self._wanted():
             self.ask_command(
                 f"Export {entry.base or 'the base'} with {entry.name}",
                 "gguf is for llama.cpp, Ollama and LM Studio; hf for everything that reads "
@@ -172,7 +185,7 @@ class AdaptersScreen(PlaceScreen):
 
     def action_push(self) -> None:
         """Ask for the repository, then upload."""
-        if entry := self._chosen():
+        if entry := self._wanted():
             self.ask_command(
                 f"Push {entry.name}",
                 "Uploads to the hub with your token; a dry run says what would be sent.",
@@ -190,7 +203,7 @@ class AdaptersScreen(PlaceScreen):
 
     def action_playground(self) -> None:
         """Ask base and adapter something."""
-        if entry := self._chosen():
+        if entry := self._wanted():
             self.post_message(
                 PlaceWanted("playground", {"model": entry.base, "adapter": entry.reference})
             )
@@ -240,6 +253,12 @@ class AdaptersScreen(PlaceScreen):
 
     def _chosen(self) -> FoundAdapter | None:
         return self.entries.get(chosen_row(self.query_one(AdapterTable)) or "")
+
+    def _wanted(self) -> FoundAdapter | None:
+        """The chosen adapter; says where they come from when there is none."""
+        if not (entry := self._chosen()):
+            self.notify("There is no adapter yet: F5 trains one, i imports one.", timeout=5)
+        return entry
 
     def _show_details(self) -> None:
         entry = self._chosen()

@@ -10,24 +10,32 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Label
+from textual.widgets import Label
+from textual.worker import get_current_worker
 
 from tui.child import CommandRun
 from tui.dialog import CommandDialog, Field
-from tui.messages import CommandEnded, CommandSaid
+from tui.found import Options
+from tui.messages import CommandEnded, CommandSaid, OptionsRead
 from tui.widgets.activity import Activity
+from tui.widgets.choice import Choice
 from tui.widgets.command_line import CommandLine
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.nav import NavBar
 
 
 class PlaceScreen(Screen[None]):
-    """A place. Subclasses give ``PLACE`` and ``body``, and keep ``command`` up to date.
+    """A place. Subclasses give ``PLACE`` and ``body``, and keep the command up to date.
+
+    ``PRESET`` names the ``Choice`` fields that another place may fill in.
 
     ``run_command`` runs an ``ecellm`` command beside the app and shows it; when it has
-    ended, ``command_ended`` is called.
+    ended, ``command_ended`` is called. ``read_options`` asks ``options``, in a thread, what
+    the ``Choice`` fields can offer.
     """
 
     PLACE: ClassVar[str] = ""
+    PRESET: ClassVar[tuple[str, ...]] = ()
     BINDINGS = [
         Binding("ctrl+y", "copy", "Copy command", show=False, id="place.copy", priority=True),
         Binding("ctrl+x", "end_command", "End command", show=False, id="place.end-command"),
@@ -45,14 +53,24 @@ class PlaceScreen(Screen[None]):
         with Horizontal(id="command-bar"):
             yield Label("^y", id="command-key")
             yield CommandLine()
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def body(self) -> ComposeResult:
         """The panes."""
         yield from ()
 
     def preset(self, values: dict[str, str]) -> None:
-        """Take over values that another place passes on."""
+        """Take over values that another place passes on, by field name."""
+        for name in self.PRESET:
+            if value := values.get(name):
+                self.query_one(f"#{name}", Choice).choose(value)
+
+    def options(self) -> dict[str, Options]:
+        """What the fields can offer, by their ids. Reads the disk: called in a thread."""
+        return {}
+
+    def options_read(self) -> None:
+        """The fields offer what there is now."""
 
     def show_command(self, command: str) -> None:
         """Show the command that the screen stands for now."""
@@ -114,6 +132,24 @@ class PlaceScreen(Screen[None]):
         self.running = None
         self.query_one(Activity).end(event.run)
         self.command_ended(event.run)
+
+    @on(OptionsRead)
+    def _options_read(self, event: OptionsRead) -> None:
+        for name, options in event.options.items():
+            self.query_one(f"#{name}", Choice).offer(options)
+        self.options_read()
+
+    @work(thread=True, exclusive=True, group="options")
+    def read_options(self) -> None:
+        """Look for what was installed, trained or imported meanwhile."""
+        try:
+            options = self.options()
+        except OSError as error:
+            words = f"The lists cannot be read: {error}"
+            self.app.call_from_thread(self.notify, words, severity="error", markup=False)
+            return
+        if not get_current_worker().is_cancelled:
+            self.post_message(OptionsRead(options))
 
     @work(thread=True, group="command")
     def _follow_command(self, run: CommandRun) -> None:

@@ -22,21 +22,22 @@ from ecellm_mlx.errors import EcellmError
 from tui import child, found
 from tui.cells import BAD, cell
 from tui.child import command_line
+from tui.found import Options
 from tui.messages import (
     CatalogRunsRead,
     JobRefused,
     JobStarted,
-    OptionsRead,
     PreviewRead,
     TableRead,
 )
 from tui.screens.base import PlaceScreen, chosen_row
 from tui.widgets.choice import Choice
+from tui.widgets.model_choices import AdapterChoice, ModelChoice
+from tui.widgets.problem import Problem
 from tui.widgets.table import Table
 
 SETTLE_S = 0.4  # typing is over when nothing was typed for this long
 PREVIEW_ROWS = 3
-NO_ADAPTER = ("no adapter, the base alone", "")
 NOTHING = ("–", "")
 TARGETS = "target attributes"
 # Tasks whose answers need nothing but the product, first.
@@ -85,6 +86,7 @@ class CatalogScreen(PlaceScreen):
     """Form, preview, prompt."""
 
     PLACE = "catalog"
+    PRESET = ("table", "model", "adapter")
     HELP = """
     Catalog asks one question about every product of a table (CSV, TSV, JSON Lines,
     Parquet, XLSX) and writes the same table with the answers appended. A run that is
@@ -141,22 +143,8 @@ class CatalogScreen(PlaceScreen):
                 yield Input("Brand,Color", id="attributes", compact=True)
             yield Static(id="mapping-title", classes="hint", markup=False)
             yield Vertical(id="mapping")
-            yield Choice(
-                "Model",
-                id="model",
-                prompt="no model installed",
-                other="a folder …",
-                placeholder="folder with config.json and weights",
-            )
-            yield Choice(
-                "Adapter",
-                id="adapter",
-                prompt="no adapter",
-                other="a folder or run …",
-                placeholder="run or adapter folder",
-                options=[NO_ADAPTER],
-                value="",
-            )
+            yield ModelChoice()
+            yield AdapterChoice()
             with Horizontal(classes="choice-row"):
                 yield Label("Write to", classes="choice-label")
                 yield Input(id="out", placeholder="shop.out.csv", compact=True)
@@ -164,7 +152,7 @@ class CatalogScreen(PlaceScreen):
                 yield Label("Review", classes="choice-label")
                 yield Input("0.8", id="review-below", compact=True)
                 yield Label(" below this confidence", classes="hint")
-            yield Static(id="catalog-problem", classes="problem", markup=False)
+            yield Problem(id="catalog-problem")
             with Horizontal(classes="buttons"):
                 yield Button(
                     "^r Run",
@@ -190,13 +178,16 @@ class CatalogScreen(PlaceScreen):
 
     def on_screen_resume(self) -> None:
         """Something may have been installed or trained meanwhile."""
-        self._read_options()
+        self.read_options()
 
-    def preset(self, values: dict[str, str]) -> None:
-        """Take over a model or an adapter."""
-        for name in ("table", "model", "adapter"):
-            if value := values.get(name):
-                self.query_one(f"#{name}", Choice).choose(value)
+    def options(self) -> dict[str, Options]:
+        """The sample, models and adapters; and runs to review."""
+        self.post_message(CatalogRunsRead(found.finished_runs("catalog")))
+        return {
+            "table": [("sample: 60 products that come with ecellm", str(_sample()))],
+            "model": found.models(),
+            "adapter": found.adapter_options(),
+        }
 
     @property
     def chosen_task(self) -> Task:
@@ -240,12 +231,6 @@ class CatalogScreen(PlaceScreen):
             self.app.push_screen(ReviewScreen(self._runs[0]))
         else:
             self.notify("No catalog run has finished yet.", severity="warning")
-
-    @on(OptionsRead)
-    def _options_read(self, event: OptionsRead) -> None:
-        self.query_one("#table", Choice).offer(event.options["tables"])
-        self.query_one("#model", Choice).offer(event.options["models"])
-        self.query_one("#adapter", Choice).offer([NO_ADAPTER, *event.options["adapters"]])
 
     @on(CatalogRunsRead)
     def _runs_read(self, event: CatalogRunsRead) -> None:
@@ -373,6 +358,9 @@ class CatalogScreen(PlaceScreen):
                 )
             )
         await box.mount(*rows)
+        # What is below the rows has moved; the field that is typed in stays in sight.
+        if self.focused:
+            self.call_after_refresh(self.focused.scroll_visible, animate=False)
 
     def _edited(self) -> None:
         order = self.order
@@ -392,21 +380,7 @@ class CatalogScreen(PlaceScreen):
             )
 
     def _complain(self, sentence: str) -> None:
-        problem = self.query_one("#catalog-problem", Static)
-        problem.update(sentence)
-        problem.display = bool(sentence)
-
-    @work(thread=True, exclusive=True, group="options")
-    def _read_options(self) -> None:
-        options = {
-            "tables": [("sample: 60 products that come with ecellm", str(_sample()))],
-            "models": found.models(),
-            "adapters": found.adapter_options(),
-        }
-        runs = found.finished_runs("catalog")
-        if not get_current_worker().is_cancelled:
-            self.post_message(OptionsRead(options))
-            self.post_message(CatalogRunsRead(runs))
+        self.query_one(Problem).show(sentence)
 
     @work(thread=True, exclusive=True, group="table")
     def _read_table(self, table: str, task: str) -> None:

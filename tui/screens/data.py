@@ -21,12 +21,14 @@ from tui import found
 from tui.cells import cell
 from tui.child import CommandRun, command_line
 from tui.dialog import Field
+from tui.found import Options
 from tui.line_child import LineChild
-from tui.messages import FileRead, OptionsRead, PlaceWanted, TokensRead
+from tui.messages import FileRead, PlaceWanted, TokensRead
 from tui.screens.base import PlaceScreen, chosen_row
 from tui.widgets.activity import Activity
 from tui.widgets.choice import Choice
 from tui.widgets.facts import MUTED
+from tui.widgets.model_choices import ModelChoice
 from tui.widgets.prompt_view import PromptView
 from tui.widgets.table import Table
 
@@ -61,6 +63,7 @@ class DataScreen(PlaceScreen):
     """Source, counts, rows, prompt."""
 
     PLACE = "data"
+    PRESET = ("file",)
     HELP = """
     Data shows a file of rows in the ECInstruct format: how many there are of each task
     and setting, what is wrong with which line, and each row as a model reads it.
@@ -100,13 +103,7 @@ class DataScreen(PlaceScreen):
                     other="a file …",
                     placeholder="file.jsonl",
                 )
-                yield Choice(
-                    "Tokens",
-                    id="tokens",
-                    prompt="no model installed",
-                    other="a model folder …",
-                    placeholder="folder with tokenizer.json",
-                )
+                yield ModelChoice("Tokens", id="tokens")
                 with Horizontal(classes="choice-row"):
                     yield Label("Cutoff", classes="choice-label")
                     yield Input(
@@ -139,7 +136,7 @@ class DataScreen(PlaceScreen):
 
     def on_screen_resume(self) -> None:
         """Something may have been added meanwhile."""
-        self._read_options()
+        self.read_options()
 
     def on_unmount(self) -> None:
         """The tokenizer's process ends with the screen."""
@@ -147,14 +144,13 @@ class DataScreen(PlaceScreen):
         if self._child:
             self._child.end()
 
-    def preset(self, values: dict[str, str]) -> None:
-        """Show a file."""
-        if path := values.get("file"):
-            self.query_one("#file", Choice).choose(path)
-
     def command_ended(self, run: CommandRun) -> None:
         """New files may be there."""
-        self._read_options()
+        self.read_options()
+
+    def options(self) -> dict[str, Options]:
+        """Files of rows, and models for their tokenizers."""
+        return {"file": found.row_files(), "tokens": found.models()}
 
     @property
     def file(self) -> str:
@@ -202,11 +198,6 @@ class DataScreen(PlaceScreen):
             [],
             lambda _: ["data", "pull"],
         )
-
-    @on(OptionsRead)
-    def _options_read(self, event: OptionsRead) -> None:
-        self.query_one("#file", Choice).offer(event.options["files"])
-        self.query_one("#tokens", Choice).offer(event.options["models"])
 
     @on(Choice.Changed, "#file")
     def _file_chosen(self) -> None:
@@ -262,7 +253,7 @@ class DataScreen(PlaceScreen):
         table.clear()
         for index, row in enumerate(self._shown):
             table.add_row(
-                cell(row.id),
+                cell(row.id.removeprefix(f"{row.task}/")),
                 cell(_short_task(row.task)),
                 cell(row.output[:24]),
                 cell(row.input[:80]),
@@ -300,13 +291,15 @@ class DataScreen(PlaceScreen):
         except EcellmError:
             return
         if self._child is None or not self._child.alive:
-            self._child = LineChild(
-                "ecellm_mlx.data.token_view",
-                lambda event: self.post_message(TokensRead(event)),
-                lambda code, words: self.post_message(
-                    TokensRead({"id": self._asked, "message": f"The tokenizer ended: {words}"})
-                ),
-            )
+            try:
+                self._child = LineChild(
+                    "ecellm_mlx.data.token_view",
+                    lambda event: self.post_message(TokensRead(event)),
+                    lambda code, words: self._no_tokens(f"The tokenizer ended: {words}"),
+                )
+            except OSError as error:
+                self._no_tokens(f"The tokenizer cannot be started: {error}")
+                return
         self._asked = self._child.send(
             model=str(folder.absolute()),
             max_length=cutoff,
@@ -318,11 +311,8 @@ class DataScreen(PlaceScreen):
             },
         )
 
-    @work(thread=True, exclusive=True, group="options")
-    def _read_options(self) -> None:
-        options = {"files": found.row_files(), "models": found.models()}
-        if not get_current_worker().is_cancelled:
-            self.post_message(OptionsRead(options))
+    def _no_tokens(self, sentence: str) -> None:
+        self.post_message(TokensRead({"id": self._asked, "message": sentence}))
 
     @work(thread=True, exclusive=True, group="file")
     def _read_file(self, path: Path) -> None:

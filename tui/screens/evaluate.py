@@ -29,13 +29,13 @@ from tui.cells import BAD, GOOD, cell
 from tui.child import command_line
 from tui.dialog import Field
 from tui.evaluations import Line, Miss, Order
+from tui.found import Options
 from tui.messages import (
     ComparisonRead,
     EvaluationsRead,
     JobRefused,
     JobResumed,
     MissesRead,
-    OptionsRead,
     Progressed,
 )
 from tui.screens.base import PlaceScreen
@@ -43,9 +43,10 @@ from tui.screens.miss import MissDialog
 from tui.widgets.activity import Activity
 from tui.widgets.choice import Choice
 from tui.widgets.cycle import Cycle
+from tui.widgets.model_choices import AdapterChoice, ModelChoice
+from tui.widgets.problem import Problem
 from tui.widgets.table import Table
 
-NO_ADAPTER = ("none", "")
 SIDES = ("Base", "Adapter", "Second")
 POLL_S = 0.5
 MODES = ("official", "strict")
@@ -67,6 +68,7 @@ class EvaluateScreen(PlaceScreen):
     """A form, a table of scores, and the rows behind one of them."""
 
     PLACE = "evaluate"
+    PRESET = ("model", "adapter", "data")
     HELP = """
     Evaluate answers rows whose answers are known, with the base and with one or two
     adapters, and compares. An evaluation that was done before is not done again.
@@ -103,23 +105,9 @@ class EvaluateScreen(PlaceScreen):
         ):
             pane.border_title = "Evaluate"
             pane.border_subtitle = "^r evaluate · ^x stop"
-            yield Choice(
-                "Model",
-                id="model",
-                prompt="no model installed",
-                other="a folder …",
-                placeholder="folder with config.json and weights",
-            )
-            for name, label in (("adapter", "Adapter"), ("second", "Second")):
-                yield Choice(
-                    label,
-                    id=name,
-                    prompt="none",
-                    other="a folder or run …",
-                    placeholder="run or adapter folder",
-                    options=[NO_ADAPTER],
-                    value="",
-                )
+            yield ModelChoice()
+            yield AdapterChoice(none="none")
+            yield AdapterChoice("Second", id="second", none="none")
             yield Choice(
                 "Rows",
                 id="data",
@@ -135,7 +123,7 @@ class EvaluateScreen(PlaceScreen):
             with Horizontal(classes="choice-row"):
                 yield Label("Answers", classes="choice-label")
                 yield Cycle(("valid", "paper"), "valid")
-            yield Static(id="eval-problem", classes="problem", markup=False)
+            yield Problem(id="eval-problem")
             yield Static(id="eval-progress", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button(
@@ -161,7 +149,7 @@ class EvaluateScreen(PlaceScreen):
 
     def on_screen_resume(self) -> None:
         """An adapter or an evaluation may be there by now."""
-        self._read_options()
+        self.read_options()
         self._read_runs(self.orders)
 
     def on_unmount(self) -> None:
@@ -169,11 +157,15 @@ class EvaluateScreen(PlaceScreen):
         super().on_unmount()
         self._stop.set()
 
-    def preset(self, values: dict[str, str]) -> None:
-        """Take over a model or an adapter."""
-        for name in ("model", "adapter", "data"):
-            if value := values.get(name):
-                self.query_one(f"#{name}", Choice).choose(value)
+    def options(self) -> dict[str, Options]:
+        """Models, adapters and files of rows, those for tests first."""
+        adapters = found.adapter_options()
+        return {
+            "model": found.models(),
+            "adapter": adapters,
+            "second": adapters,
+            "data": sorted(found.row_files(), key=lambda option: "test" not in option[0]),
+        }
 
     @property
     def orders(self) -> list[Order]:
@@ -238,13 +230,6 @@ class EvaluateScreen(PlaceScreen):
     def _changed(self, event: Message) -> None:
         event.stop()
         self._edited()
-
-    @on(OptionsRead)
-    def _options_read(self, event: OptionsRead) -> None:
-        self.query_one("#model", Choice).offer(event.options["models"])
-        self.query_one("#data", Choice).offer(event.options["files"])
-        for name in ("adapter", "second"):
-            self.query_one(f"#{name}", Choice).offer([NO_ADAPTER, *event.options["adapters"]])
 
     @on(EvaluationsRead)
     def _evaluations_read(self, event: EvaluationsRead) -> None:
@@ -330,9 +315,7 @@ class EvaluateScreen(PlaceScreen):
             self._read_runs(orders)
 
     def _complain(self, sentence: str) -> None:
-        problem = self.query_one("#eval-problem", Static)
-        problem.update(sentence)
-        problem.display = bool(sentence)
+        self.query_one(Problem).show(sentence)
 
     def _draw_scores(self) -> None:
         table = self.query_one(ScoreTable)
@@ -379,17 +362,6 @@ class EvaluateScreen(PlaceScreen):
             cell(f"{mark} {delta:+.3f}", self.app, colour),
             cell(interval),
         ]
-
-    @work(thread=True, exclusive=True, group="options")
-    def _read_options(self) -> None:
-        files = sorted(found.row_files(), key=lambda option: "test" not in option[0])
-        options = {
-            "models": found.models(),
-            "adapters": found.adapter_options(),
-            "files": files,
-        }
-        if not get_current_worker().is_cancelled:
-            self.post_message(OptionsRead(options))
 
     @work(thread=True, exclusive=True, group="runs")
     def _read_runs(self, orders: Sequence[Order]) -> None:

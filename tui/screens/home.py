@@ -11,7 +11,7 @@ from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, OptionList, Static
+from textual.widgets import DataTable, OptionList, Static
 from textual.worker import get_current_worker
 
 from ecellm_mlx.errors import EcellmError
@@ -31,6 +31,7 @@ from tui.messages import (
 )
 from tui.runs import RunSummary
 from tui.widgets.facts import LABEL_WIDTH, MUTED, Facts
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.nav import NavBar
 from tui.widgets.table import Table
 
@@ -107,7 +108,7 @@ class HomeScreen(Screen[None]):
                     table = RunTable(id="runs", cursor_type="row")
                     table.display = False
                     yield table
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Start reading."""

@@ -21,6 +21,7 @@ from tui.child import command_line
 from tui.messages import TableRead
 from tui.widgets.choice import Choice
 from tui.widgets.command_line import CommandLine
+from tui.widgets.problem import Problem
 
 NOTHING = ("–", "")
 OPTIONS, OUTPUT = "options", "output"
@@ -96,7 +97,7 @@ class ImportDialog(ModalScreen[tuple[str, ...] | None]):
                 yield Label("Folder", classes="choice-label")
                 yield Input(id="out", placeholder="a new folder (optional)", compact=True)
             yield Vertical(id="mapping")
-            yield Static(id="dialog-problem", classes="problem", markup=False)
+            yield Problem(id="dialog-problem")
             yield CommandLine(id="dialog-command")
             with Horizontal(classes="buttons"):
                 yield Button("^r Import", variant="primary", action="screen.run", compact=True)
@@ -187,9 +188,7 @@ class ImportDialog(ModalScreen[tuple[str, ...] | None]):
         self.query_one(CommandLine).show(command_line(self.order.words()))
 
     def _complain(self, sentence: str) -> None:
-        problem = self.query_one("#dialog-problem", Static)
-        problem.update(sentence)
-        problem.display = bool(sentence)
+        self.query_one(Problem).show(sentence)
 
     @work(thread=True, exclusive=True, group="table")
     def _read_table(self, table: str, task: str) -> None:

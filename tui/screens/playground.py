@@ -15,23 +15,25 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
-from textual.widgets import Button, Input, Label, Select, Static, TextArea
+from textual.widgets import Button, Input, Label, Select, TextArea
 from textual.worker import get_current_worker
 
 from ecellm_mlx.data.tasks import TASKS, Task, find
 from ecellm_mlx.errors import EcellmError
 from tui import found, task_form
 from tui.child import command_line
+from tui.found import Options
 from tui.line_child import LineChild
-from tui.messages import ChildEnded, ChildSaid, ExampleRead, OptionsRead
+from tui.messages import ChildEnded, ChildSaid, ExampleRead
 from tui.screens.base import PlaceScreen
 from tui.widgets.answer_pane import AnswerPane
 from tui.widgets.choice import Choice
+from tui.widgets.model_choices import AdapterChoice, ModelChoice
+from tui.widgets.problem import Problem
 
 SESSION = "ecellm_mlx.inference.session"
 MAX_TOKENS = 200
 EXAMPLE_PROMPT = "Write one sentence that sells a red enamel kettle."
-NO_ADAPTER = ("no adapter, the base alone", "")
 TASK_OPTIONS = [
     ("free prompt", task_form.FREE),
     *((f"{task.short}  {task.title}", task.name) for task in TASKS.values()),
@@ -49,6 +51,7 @@ class PlaygroundScreen(PlaceScreen):
     """A question on one side, two answers on the other."""
 
     PLACE = "playground"
+    PRESET = ("model", "adapter")
     HELP = """
     The playground asks a model one thing at a time: a free prompt, or a question of one
     of the ten tasks, in the words that training uses. With an adapter, its answer stands
@@ -79,22 +82,8 @@ class PlaygroundScreen(PlaceScreen):
         with Vertical(id="question", classes="pane column -left") as pane:
             pane.border_title = "Question"
             pane.border_subtitle = "^r ask · ^l sample row · ^x stop"
-            yield Choice(
-                "Model",
-                id="model",
-                prompt="no model installed",
-                other="a folder …",
-                placeholder="folder with config.json and weights",
-            )
-            yield Choice(
-                "Adapter",
-                id="adapter",
-                prompt="no adapter",
-                other="a folder or run …",
-                placeholder="run or adapter folder",
-                options=[NO_ADAPTER],
-                value="",
-            )
+            yield ModelChoice()
+            yield AdapterChoice()
             with Horizontal(classes="choice-row"):
                 yield Label("Task", classes="choice-label")
                 yield Select(
@@ -106,7 +95,7 @@ class PlaygroundScreen(PlaceScreen):
                 )
             with VerticalScroll(id="fields", can_focus=False):
                 yield Lines(EXAMPLE_PROMPT, id="free-prompt")
-            yield Static(id="playground-problem", classes="problem", markup=False)
+            yield Problem(id="playground-problem")
             with Horizontal(classes="buttons"):
                 yield Button("^r Ask", variant="primary", action="screen.ask", compact=True)
                 yield Button("^x Stop", action="screen.stop", compact=True)
@@ -120,7 +109,7 @@ class PlaygroundScreen(PlaceScreen):
 
     def on_screen_resume(self) -> None:
         """Something may have been installed or trained meanwhile."""
-        self._read_options()
+        self.read_options()
 
     def on_unmount(self) -> None:
         """The model ends with the screen."""
@@ -128,11 +117,9 @@ class PlaygroundScreen(PlaceScreen):
         if self._child:
             self._child.end()
 
-    def preset(self, values: dict[str, str]) -> None:
-        """Take over a model or an adapter."""
-        for name in ("model", "adapter"):
-            if value := values.get(name):
-                self.query_one(f"#{name}", Choice).choose(value)
+    def options(self) -> dict[str, Options]:
+        """Models and adapters."""
+        return {"model": found.models(), "adapter": found.adapter_options()}
 
     @property
     def chosen_task(self) -> Task | None:
@@ -197,11 +184,6 @@ class PlaygroundScreen(PlaceScreen):
         self._reference = ""
         await self._show_fields({})
 
-    @on(OptionsRead)
-    def _options_read(self, event: OptionsRead) -> None:
-        self.query_one("#model", Choice).offer(event.options["models"])
-        self.query_one("#adapter", Choice).offer([NO_ADAPTER, *event.options["adapters"]])
-
     @on(ExampleRead)
     async def _example_read(self, event: ExampleRead) -> None:
         if not event.values:
@@ -260,11 +242,16 @@ class PlaygroundScreen(PlaceScreen):
 
     def _load(self, model: str, adapter: str) -> None:
         if self._child is None or not self._child.alive:
-            self._child = LineChild(
-                SESSION,
-                lambda event: self.post_message(ChildSaid(event)),
-                lambda code, words: self.post_message(ChildEnded(code, words)),
-            )
+            try:
+                self._child = LineChild(
+                    SESSION,
+                    lambda event: self.post_message(ChildSaid(event)),
+                    lambda code, words: self.post_message(ChildEnded(code, words)),
+                )
+            except OSError as error:
+                self._pending = None
+                self._complain(f"The model's process cannot be started: {error}")
+                return
             self._loaded = ("", "")
         if self._loaded != (model, adapter):
             self._loaded = (model, adapter)
@@ -335,9 +322,7 @@ class PlaygroundScreen(PlaceScreen):
         return json.dumps(given, ensure_ascii=False)
 
     def _complain(self, sentence: str) -> None:
-        problem = self.query_one("#playground-problem", Static)
-        problem.update(sentence)
-        problem.display = bool(sentence)
+        self.query_one(Problem).show(sentence)
 
     def _show_state(self) -> None:
         title = "Question"
@@ -346,12 +331,6 @@ class PlaygroundScreen(PlaceScreen):
         elif self._sides:
             title = "Question: answering …"
         self.query_one("#question").border_title = title
-
-    @work(thread=True, exclusive=True, group="options")
-    def _read_options(self) -> None:
-        options = {"models": found.models(), "adapters": found.adapter_options()}
-        if not get_current_worker().is_cancelled:
-            self.post_message(OptionsRead(options))
 
     @work(thread=True, exclusive=True, group="example")
     def _read_example(self, task: Task) -> None:

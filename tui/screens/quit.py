@@ -1,7 +1,8 @@
-"""The question before leaving while jobs run."""
+"""The question before leaving while jobs or commands run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from textual import on
@@ -19,7 +20,12 @@ SHOWN = 4
 
 
 class QuitDialog(ModalScreen[Answer | None]):
-    """Answers what is to become of the live jobs; None stays in the app."""
+    """Answers what is to become of the live jobs; None stays in the app.
+
+    Args:
+        live: jobs, which go on without the app.
+        commands: command lines that end with it.
+    """
 
     BINDINGS = [
         Binding("k", "keep", "Keep running", id="quit.keep"),
@@ -28,36 +34,47 @@ class QuitDialog(ModalScreen[Answer | None]):
     ]
     AUTO_FOCUS = "#keep"
 
-    def __init__(self, live: list[RunSummary]) -> None:
+    def __init__(self, live: Sequence[RunSummary], commands: Sequence[str] = ()) -> None:
         super().__init__()
-        self._live = live
+        self._live, self._commands = live, commands
 
     def compose(self) -> ComposeResult:
-        """The jobs and the three answers."""
-        count = len(self._live)
-        lines = [
-            f"  {run.name}  {run.state}, step {formats.steps(run.step, run.total_steps)}"
-            for run in self._live[:SHOWN]
+        """The jobs, the commands and the answers."""
+        jobs = [
+            f"{run.name}  {run.state}, step {formats.steps(run.step, run.total_steps)}"
+            for run in self._live
         ]
-        if count > SHOWN:
-            lines.append(f"  and {count - SHOWN} more")
         with VerticalScroll(id="quit", can_focus=False) as box:
             box.border_title = "Leave ecellm?"
-            what = "1 job is running:" if count == 1 else f"{count} jobs are running:"
-            yield Static("\n".join([what, *lines]), markup=False)
-            yield Static(
-                "A job needs no open screen. Open ecellm again to see it.", classes="hint"
-            )
-            with Vertical():
-                yield Button("k Keep running", variant="primary", id="keep", compact=True)
-                yield Button(
-                    "s Checkpoint and stop", variant="warning", id="stop", compact=True
+            if jobs:
+                yield Static(_listed("job", jobs), id="quit-jobs", markup=False)
+                yield Static(
+                    "A job needs no open screen. Open ecellm again to see it.", classes="hint"
                 )
+            if self._commands:
+                words = _listed("command", self._commands)
+                yield Static(words, id="quit-commands", markup=False)
+                yield Static(
+                    "Commands end when you leave; a pull goes on where it was when it is "
+                    "run again.",
+                    classes="hint",
+                )
+            with Vertical():
+                keep = "k Keep jobs running" if jobs else "k Leave all the same"
+                yield Button(keep, variant="primary", id="keep", compact=True)
+                if jobs:
+                    yield Button(
+                        "s Checkpoint and stop", variant="warning", id="stop", compact=True
+                    )
                 yield Button("esc Cancel", id="cancel", compact=True)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Without jobs there is nothing to stop."""
+        return bool(self._live) if action == "stop" else True
 
     @on(Button.Pressed, "#keep")
     def action_keep(self) -> None:
-        """Leave; the jobs go on."""
+        """Leave; jobs go on, commands end."""
         self.dismiss("keep")
 
     @on(Button.Pressed, "#stop")
@@ -69,3 +86,12 @@ class QuitDialog(ModalScreen[Answer | None]):
     def action_cancel(self) -> None:
         """Stay."""
         self.dismiss(None)
+
+
+def _listed(what: str, items: Sequence[str]) -> str:
+    """The first items, each on a line of its own, under how many there are."""
+    title = f"1 {what} is running:" if len(items) == 1 else f"{len(items)} {what}s are running:"
+    lines = [title, *(f"  {item}" for item in items[:SHOWN])]
+    if len(items) > SHOWN:
+        lines.append(f"  and {len(items) - SHOWN} more")
+    return "\n".join(lines)

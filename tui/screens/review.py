@@ -13,7 +13,7 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
-from textual.widgets import DataTable, Footer, Input, Label, Static
+from textual.widgets import DataTable, Input, Label, Static
 
 from ecellm_mlx import workspace
 from ecellm_mlx.catalog import review
@@ -27,7 +27,9 @@ from tui.screens.base import chosen_row
 from tui.widgets.answer_pane import bar
 from tui.widgets.command_line import CommandLine
 from tui.widgets.facts import MUTED
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.nav import NavBar
+from tui.widgets.problem import Problem
 from tui.widgets.table import Table
 
 
@@ -98,14 +100,14 @@ class ReviewScreen(Screen[None]):
                 pane.border_title = Content(f"Review of {self.run.path.name}")
                 pane.border_subtitle = "a accept · c correct · u undecide · s apply"
                 yield ReviewTable(id="review", cursor_type="row")
-                yield Static(id="review-problem", classes="problem", markup=False)
+                yield Problem(id="review-problem")
             with VerticalScroll(id="item-pane", classes="pane") as pane:
                 pane.border_title = "The product"
                 yield Static(id="item", markup=False)
         with Horizontal(id="command-bar"):
             yield Label("^y", id="command-key")
             yield CommandLine()
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Read the file."""
@@ -160,9 +162,7 @@ class ReviewScreen(Screen[None]):
 
     @on(ReviewRead)
     def _review_read(self, event: ReviewRead) -> None:
-        problem = self.query_one("#review-problem", Static)
-        problem.update(event.problem)
-        problem.display = bool(event.problem)
+        self.query_one(Problem).show(event.problem)
         if event.file is None:
             return
         self.file, self.items = event.file, list(event.file.items)

@@ -17,7 +17,7 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Button, Footer, ProgressBar, Static
+from textual.widgets import Button, ProgressBar, Static
 
 from ecellm_mlx import jobs
 from ecellm_mlx.errors import EcellmError, JobError
@@ -30,6 +30,7 @@ from tui.screens.picker import RunPicker
 from tui.widgets.answer_pane import bar
 from tui.widgets.event_log import EventLog
 from tui.widgets.facts import MUTED, Facts
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.nav import NavBar
 
 POLL_S = 0.5
@@ -117,7 +118,7 @@ class RunScreen(Screen[None]):
             yield Button("c Checkpoint", action="screen.checkpoint", compact=True)
             yield Button("s Stop", action="screen.stop", variant="error", compact=True)
             yield Button("r Resume", action="screen.resume", compact=True)
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Start to follow the run."""

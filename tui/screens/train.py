@@ -8,21 +8,23 @@ from pathlib import Path
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.screen import Screen
-from textual.widgets import Button, Footer, Static
+from textual.widgets import Button, Static
 from textual.worker import get_current_worker
 
-from ecellm_mlx import jobs, workspace
+from ecellm_mlx import jobs
 from ecellm_mlx.errors import EcellmError, RecipeError
 from ecellm_mlx.training import recipe
-from tui import child, formats
-from tui.messages import ChoicesRead, FormChecked, JobRefused, JobStarted, PlanRead
+from tui import child, formats, found
+from tui.found import Options
+from tui.messages import FormChecked, JobRefused, JobStarted, PlanRead
 from tui.order import TrainOrder
+from tui.screens.base import PlaceScreen
 from tui.widgets.choice import Choice
 from tui.widgets.facts import MUTED
-from tui.widgets.nav import NavBar
+from tui.widgets.model_choices import ModelChoice
+from tui.widgets.problem import Problem
 from tui.widgets.recipe_form import RecipeForm
 
 REFRESH_S = 3.0
@@ -34,9 +36,11 @@ NO_MODEL = (
 DEFAULTS = ("the paper's settings", "")
 
 
-class TrainScreen(Screen[None]):
+class TrainScreen(PlaceScreen):
     """The form of a training run, and the command that does the same."""
 
+    PLACE = "train"
+    PRESET = ("model", "data", "recipe")
     HELP = """
     Train sets up a LoRA run. Choose a base model, a folder with train.jsonl and
     val.jsonl, and a recipe; change single settings on the right or below.
@@ -47,7 +51,6 @@ class TrainScreen(Screen[None]):
     """
     BINDINGS = [
         Binding("ctrl+r", "start", "Start run", id="train.start", tooltip="Start the job"),
-        Binding("ctrl+y", "copy", "Copy command", id="train.copy"),
         Binding("ctrl+l", "reset", "Reset settings", id="train.reset"),
     ]
     AUTO_FOCUS = "#model Select"
@@ -58,74 +61,70 @@ class TrainScreen(Screen[None]):
         self._planned: TrainOrder | None = None
         self._loaded_recipe: str | None = ""
 
-    def compose(self) -> ComposeResult:
+    def body(self) -> ComposeResult:
         """What to train on, then how."""
-        yield NavBar("train")
-        with VerticalScroll(id="train-body", can_focus=False):
-            with Vertical(id="job", classes="pane") as pane:
-                pane.border_title = "Job"
-                pane.border_subtitle = "tab next · ^r start · ^y copy"
-                yield Choice(
-                    "Model",
-                    id="model",
-                    prompt="no model installed",
-                    other="a folder …",
-                    placeholder="folder with config.json and weights",
+        with Vertical(id="job", classes="pane") as pane:
+            pane.border_title = "Job"
+            pane.border_subtitle = "tab next · ^r start"
+            yield ModelChoice()
+            yield Choice(
+                "Data",
+                id="data",
+                prompt="choose rows",
+                other="a folder …",
+                placeholder="folder with train.jsonl and val.jsonl",
+            )
+            yield Choice(
+                "Recipe",
+                id="recipe",
+                prompt="choose a recipe",
+                other="a TOML file …",
+                placeholder="recipe.toml",
+                options=[DEFAULTS, *((name, name) for name in recipe.names())],
+                value="",
+            )
+            yield Static(id="plan", markup=False)
+            with Horizontal(classes="buttons"):
+                yield Button(
+                    "^r Start run",
+                    id="start",
+                    variant="primary",
+                    action="screen.start",
+                    compact=True,
                 )
-                yield Choice(
-                    "Data",
-                    id="data",
-                    prompt="choose rows",
-                    other="a folder …",
-                    placeholder="folder with train.jsonl and val.jsonl",
-                )
-                yield Choice(
-                    "Recipe",
-                    id="recipe",
-                    prompt="choose a recipe",
-                    other="a TOML file …",
-                    placeholder="recipe.toml",
-                    options=[DEFAULTS, *((name, name) for name in recipe.names())],
-                    value="",
-                )
-                yield Static(id="command", markup=False)
-                yield Static(id="plan", markup=False)
-                with Horizontal(classes="buttons"):
-                    yield Button(
-                        "^r Start run",
-                        id="start",
-                        variant="primary",
-                        action="screen.start",
-                        compact=True,
-                    )
-                    yield Button("^y Copy command", action="screen.copy", compact=True)
-                yield Static(id="refusal", classes="problem", markup=False)
-            with Vertical(id="settings", classes="pane") as pane:
-                pane.border_title = "Settings"
-                pane.border_subtitle = "↑↓ move · space next word · ^l reset"
-                yield RecipeForm()
-        yield Footer(compact=True)
+                yield Button("^y Copy command", action="screen.copy", compact=True)
+            yield Problem(id="refusal")
+        with Vertical(id="settings", classes="pane") as pane:
+            pane.border_title = "Settings"
+            pane.border_subtitle = "↑↓ move · space next word · ^l reset"
+            yield RecipeForm()
 
     def on_mount(self) -> None:
         """Look for models and data, now and then again."""
-        self.set_interval(REFRESH_S, self._refresh_choices)
+        self.set_interval(REFRESH_S, self._refresh_options)
         self._form_changed()
 
     def on_screen_resume(self) -> None:
         """Something may have been installed meanwhile."""
-        self._read_choices()
+        self.read_options()
 
     def preset(self, values: dict[str, str]) -> None:
         """Take over a model, data, a recipe; ``set:KEY`` is a setting."""
-        for name in ("model", "data", "recipe"):
-            if value := values.get(name):
-                self.query_one(f"#{name}", Choice).choose(value)
+        super().preset(values)
         settings = {
             key.removeprefix("set:"): value
             for key, value in values.items()
             if key.startswith("set:")
         }
         self.query_one(RecipeForm).change(settings)
+
+    def options(self) -> dict[str, Options]:
+        """Models and folders of rows."""
+        return {"model": found.models(), "data": found.datasets()}
+
+    def options_read(self) -> None:
+        """What was missing may be there now, also behind a path that was typed."""
+        self._check(self.order)
 
     @property
     def order(self) -> TrainOrder:
@@ -145,11 +144,6 @@ class TrainScreen(Screen[None]):
         self._set_starting(True)
         self._start(self.order)
 
-    def action_copy(self) -> None:
-        """Copy the command line."""
-        self.app.copy_to_clipboard(self.order.command())
-        self.notify("The command was copied.")
-
     def action_reset(self) -> None:
         """Drop all changes to the recipe."""
         self.query_one(RecipeForm).reset()
@@ -160,15 +154,9 @@ class TrainScreen(Screen[None]):
         order = self.order
         self._load_recipe(order.recipe)
         order = self.order
-        self.query_one("#command", Static).update(order.command())
+        self.show_command(order.command())
         self._refuse("")
         self._check(order)
-
-    @on(ChoicesRead)
-    def _choices_read(self, event: ChoicesRead) -> None:
-        self.query_one("#model", Choice).offer(event.models)
-        self.query_one("#data", Choice).offer(event.datasets)
-        self._check(self.order)
 
     @on(FormChecked)
     def _form_checked(self, event: FormChecked) -> None:
@@ -216,28 +204,11 @@ class TrainScreen(Screen[None]):
         button.label = "checking …" if starting else "^r Start run"
 
     def _refuse(self, sentence: str) -> None:
-        self.query_one("#refusal", Static).update(sentence)
-        self.query_one("#job").set_class(bool(sentence), "-refused")
+        self.query_one("#refusal", Problem).show(sentence)
 
-    def _refresh_choices(self) -> None:
+    def _refresh_options(self) -> None:
         if self.is_current:
-            self._read_choices()
-
-    @work(thread=True, exclusive=True, group="choices")
-    def _read_choices(self) -> None:
-        from ecellm_mlx import sample
-        from ecellm_mlx.models import registry
-
-        here = workspace.current()
-        models = [
-            (f"{model.name}  ({model.problem or f'{model.size_gb:.1f} GB'})", model.name)
-            for model in registry.installed(here)
-        ]
-        datasets = [("sample rows that come with ecellm", str(sample.folder()))]
-        for file in sorted(here.datasets.glob("*/train.jsonl")):
-            datasets.append((file.parent.name, str(file.parent)))
-        if not get_current_worker().is_cancelled:
-            self.post_message(ChoicesRead(models, datasets))
+            self.read_options()
 
     @work(thread=True, exclusive=True, group="check")
     def _check(self, order: TrainOrder) -> None:
@@ -296,6 +267,7 @@ def plan_text(event: PlanRead) -> Content:
 
 def _problems(order: TrainOrder) -> dict[str, str]:
     """What is wrong, by field; slow checks are left to the start."""
+    from ecellm_mlx import workspace
     from ecellm_mlx.data import rows
     from ecellm_mlx.models import registry
 

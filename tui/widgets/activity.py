@@ -14,7 +14,7 @@ from tui.child import CommandRun, abort_note
 from tui.history import LogLine
 from tui.widgets.event_log import EventLog
 
-PERCENT = re.compile(r"(\d{1,3})\s?%")
+PROGRESS = re.compile(r"([\w ]+) (\d{1,3})% of [\d.,]+ MB")  # as ecellm_mlx.cli.progress
 SHOWN_OUTPUT = 60  # lines of stdout that are shown at the end
 
 
@@ -40,12 +40,14 @@ class Activity(Vertical):
         self._state("▶ running", "$text-accent", run)
 
     def say(self, run: CommandRun, text: str) -> None:
-        """A line of its narration; a percentage in it moves the bar."""
-        if found := PERCENT.search(text):
-            bar = self.query_one(ProgressBar)
-            bar.display = True
-            bar.update(total=100, progress=min(100, int(found[1])))
-        self._add(text)
+        """A line of its narration; one of progress moves the bar and stays beside it."""
+        if not (found := PROGRESS.fullmatch(text.strip())):
+            self._add(text)
+            return
+        bar = self.query_one(ProgressBar)
+        bar.display = True
+        bar.update(total=100, progress=min(100, int(found[2])))
+        self._state(f"▶ {text.strip()}", "$text-accent", run)
 
     def end(self, run: CommandRun) -> None:
         """Say how it ended and what it printed."""

@@ -10,7 +10,9 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Input, Label, Select, Static
+from textual.widgets import Input, Label, Select
+
+from tui.widgets.problem import Problem
 
 OTHER = "\0other"
 
@@ -59,7 +61,7 @@ class Choice(Vertical):
                 compact=True,
             )
         yield Input(placeholder=self._placeholder, compact=True, classes="choice-path")
-        yield Static(classes="problem", markup=False)
+        yield Problem()
 
     @property
     def value(self) -> str | None:
@@ -103,7 +105,7 @@ class Choice(Vertical):
 
     def complain(self, problem: str) -> None:
         """Show ``problem`` below the list; an empty one clears it."""
-        self.query_one(".problem", Static).update(problem)
+        self.query_one(Problem).show(problem)
         self.set_class(bool(problem), "-invalid")
 
     @on(Select.Changed)

@@ -18,8 +18,14 @@ class CommandLine(Static):
     def show(self, command: str) -> None:
         """Draw ``command``."""
         if command != self.command:
+            # It changes with every letter: the screen is laid out anew for another line only.
+            lines = self._lines()
             self.command = command
-            self.update(Content(command))
+            self.update(Content(command), layout=self._lines() != lines)
+
+    def _lines(self) -> int:
+        width = self.content_size.width
+        return len(Content(self.command).wrap(width)) if width else 0
 
     async def on_click(self) -> None:
         """Copy, as the key does."""

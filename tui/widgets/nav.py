@@ -1,4 +1,4 @@
-"""The line at the top: the program's name and the places to go, with their keys."""
+"""The line at the top: the program's name, the places to go with their keys, and help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 from tui.places import PLACES, Place
 
-FULL_WIDTH, SHORT_WIDTH = 104, 76
+FULL_WIDTH, SHORT_WIDTH = 110, 79
 
 
 class NavItem(Static):
@@ -35,6 +35,19 @@ class NavItem(Static):
         await self.app.run_action(f"app.go({self.place.mode!r})")
 
 
+class NavHelp(Static):
+    """Help is a click away, too."""
+
+    def show(self, form: str) -> None:
+        """Draw the key, and its word where there is room."""
+        key = Content.styled("F1", "$text-accent")
+        self.update(key + Content("" if form == "key" else " Help"))
+
+    async def on_click(self) -> None:
+        """Explain the screen, as the key does."""
+        await self.app.run_action("app.help")
+
+
 class NavBar(Horizontal):
     """All places, the current one marked."""
 
@@ -47,6 +60,7 @@ class NavBar(Horizontal):
         yield Static(" ecellm ", id="brand")
         for place in PLACES:
             yield NavItem(place, current=place.mode == self._current)
+        yield NavHelp(id="nav-help")
 
     def on_resize(self, event: events.Resize) -> None:
         """Shorten the titles until they fit."""
@@ -55,3 +69,4 @@ class NavBar(Horizontal):
         self.set_class(form != "full", "-short")
         for item in self.query(NavItem):
             item.show(form)
+        self.query_one(NavHelp).show(form)

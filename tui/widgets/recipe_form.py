@@ -17,6 +17,7 @@ from textual.widgets import Input, Static
 from ecellm_mlx.training import recipe
 from ecellm_mlx.training.recipe import as_text
 from tui.widgets.cycle import Cycle
+from tui.widgets.problem import Problem
 
 
 class SettingRow(Widget):
@@ -118,7 +119,7 @@ class RecipeForm(Vertical):
             for key, kind, default, doc in recipe.describe():
                 yield SettingRow(key, kind, default, doc)
         yield Static(id="explanation", markup=False)
-        yield Static(id="recipe-problem", classes="problem", markup=False)
+        yield Problem(id="recipe-problem")
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -149,7 +150,7 @@ class RecipeForm(Vertical):
         words = set(problem.replace("=", " ").replace("'", " ").split())
         for row in self.query(SettingRow):
             row.set_class(row.key in words, "-invalid")
-        self.query_one("#recipe-problem", Static).update(problem)
+        self.query_one(Problem).show(problem)
         self.set_class(bool(problem), "-invalid")
 
     @on(SettingRow.Changed)
@@ -162,4 +163,5 @@ class RecipeForm(Vertical):
         for node in event.widget.ancestors_with_self:
             if isinstance(node, SettingRow):
                 text = f"{node.key} ({node.kind}): {node.doc}"
-                self.query_one("#explanation", Static).update(text)
+                # Its height is fixed.
+                self.query_one("#explanation", Static).update(text, layout=False)
