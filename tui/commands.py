@@ -29,7 +29,12 @@ class Command:
 
 
 class CommandProvider(Provider):
-    """Offers the ``commands`` of a subclass: all at first, then those whose words match."""
+    """Offers the ``commands`` of a subclass: all at first, then those whose words match.
+
+    ``WEIGHT`` is below 1 where others come first that match as well.
+    """
+
+    WEIGHT = 1.0
 
     @abstractmethod
     def commands(self) -> Iterable[Command]:
@@ -46,7 +51,7 @@ class CommandProvider(Provider):
         for command in self._once():
             if (score := matcher.match(command.title)) > 0:
                 title = matcher.highlight(command.title)
-                yield Hit(score, title, command.run, help=command.help)
+                yield Hit(self.WEIGHT * score, title, command.run, help=command.help)
 
     def _once(self) -> Iterable[Command]:
         """Each title once: several keys may do the same."""
@@ -73,6 +78,8 @@ class KeyCommands(CommandProvider):
 
 class PlaceCommands(CommandProvider):
     """The keys of the places that are not shown."""
+
+    WEIGHT = 0.8
 
     async def startup(self) -> None:
         """Import the screens beside the event loop: a key must not wait for it."""
