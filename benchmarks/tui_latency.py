@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,7 +95,7 @@ class Session:
         """Press ``key`` and wait until another value of ``seen`` has been drawn."""
         drawn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self.app.expected = Expected(seen, seen(), drawn)
-        character = key if len(key) == 1 and unicodedata.category(key)[0] != "C" else None
+        character = key if len(key) == 1 else None
         driver = self.app._driver
         assert driver is not None
         start = time.perf_counter()
@@ -156,9 +155,13 @@ class Session:
             await self.press("setting", key, partial(getattr, line, "value"))
         await self.go("catalog")
         line = await self.focus("#attributes", Input)
-        for key in (",", "S", "backspace", "backspace"):
-            name = {",": "comma"}.get(key, key)
-            await self.press("field", name, partial(getattr, line, "value"))
+        for key in ("S", "i", "z", "e", *["backspace"] * 4):
+            await self.press("field", key, partial(getattr, line, "value"))
+        for _ in range(5):
+            await self.press("focus", "tab", lambda: app.screen.focused)
+        await self.go("train")
+        for _ in range(5):
+            await self.press("focus", "tab", lambda: app.screen.focused)
         await self.go("models")
         for key in ("f1", "escape", "ctrl+o", "escape", "ctrl+p", "escape", "i", "escape"):
             await self.press("dialog", key, lambda: app.screen)

@@ -55,6 +55,11 @@ class PlaceScreen(Screen[None]):
             yield CommandLine()
         yield KeyBar()
 
+    def on_mount(self) -> None:
+        """What comes or goes above the field that is typed in must not push it out of sight."""
+        body = self.query_one(f"#{self.PLACE}-body")
+        self.watch(body, "virtual_size", self._keep_in_sight, init=False)
+
     def body(self) -> ComposeResult:
         """The panes."""
         yield from ()
@@ -122,6 +127,10 @@ class PlaceScreen(Screen[None]):
         """A child ends with the app."""
         if self.running:
             self.running.end()
+
+    def _keep_in_sight(self) -> None:
+        if self.focused:
+            self.call_after_refresh(self.focused.scroll_visible, animate=False)
 
     @on(CommandSaid)
     def _command_said(self, event: CommandSaid) -> None:

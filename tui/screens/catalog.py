@@ -358,9 +358,6 @@ class CatalogScreen(PlaceScreen):
                 )
             )
         await box.mount(*rows)
-        # What is below the rows has moved; the field that is typed in stays in sight.
-        if self.focused:
-            self.call_after_refresh(self.focused.scroll_visible, animate=False)
 
     def _edited(self) -> None:
         order = self.order
