@@ -51,6 +51,7 @@ class Blend:
         used: its name in ``SCORERS``.
         quality: of each scorer that could be fitted, by cross-validation.
         products, matches: the known ones that it was fitted to.
+        unmatched: how many of the products are known to have no match.
         probabilities: of each candidate, 0-1; None where the model could not be asked and
             is needed.
     """
@@ -59,6 +60,7 @@ class Blend:
     quality: dict[str, Quality]
     products: int
     matches: int
+    unmatched: int
     probabilities: list[float | None]
 
     @property
@@ -72,6 +74,7 @@ class Blend:
             "used": self.used,
             "products": self.products,
             "matches": self.matches,
+            "unmatched": self.unmatched,
             "quality": {name: found.to_json() for name, found in self.quality.items()},
         }
 
@@ -160,6 +163,7 @@ def fit(
         quality,
         len(known.rights),
         known.matches,
+        sum(not rights for rights in known.rights.values()),
         [None if np.isnan(score) else float(score) for score in scores[used]],
     )
 

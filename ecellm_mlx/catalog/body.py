@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ecellm_mlx.catalog.guard import Guard
 from ecellm_mlx.catalog.journal import Journal
 from ecellm_mlx.catalog.question import Question
 from ecellm_mlx.catalog.tables import Table, plain
-from ecellm_mlx.data.rows import digest
+from ecellm_mlx.data.rows import Row, digest
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import ensure_folder
 from ecellm_mlx.models import adapter_files, registry
@@ -158,19 +158,19 @@ def answers(context: jobs.JobContext, table: Table, source: str) -> Iterator[Ans
             journal = stack.enter_context(Journal(journal_file, who, new=config["new"]))
             if not journal.begin(source):
                 answering.plan(table, question, journal, size)
-            ask, speed = load_model(context)
+            model = Model(context)
             pass_ = answering.Answering(
                 context,
                 journal,
                 shard,
                 Guard(config["pause_on_battery"], config["pause_on_memory"]),
-                ask,
+                model.ask,
                 size=size,
                 batch_size=config["batch_size"],
             )
             context.started(device=device(), total_steps=pass_.tally.total)
             done = pass_.run(table, question)
-        found = Answers(journal, pass_.tally, speed)
+        found = Answers(journal, pass_.tally, model.speed)
         if not shard.all_done(done):
             found.ended = "stopped"
         else:
@@ -178,6 +178,24 @@ def answers(context: jobs.JobContext, table: Table, source: str) -> Iterator[Ans
             if shard.rank:
                 found.ended = "finished"
         yield found
+
+
+class Model:
+    """A job's model, loaded when the first row needs it: often the journal knows all."""
+
+    def __init__(self, context: jobs.JobContext) -> None:
+        self._context = context
+        self._loaded: tuple[answering.Ask, Callable[[], float]] | None = None
+
+    def ask(self, rows: Sequence[Row]) -> Iterator[answering.Answered]:
+        """Answers to some rows."""
+        if self._loaded is None:
+            self._loaded = load_model(self._context)
+        return self._loaded[0](rows)
+
+    def speed(self) -> float:
+        """Tokens a second; 0 if nothing was asked."""
+        return self._loaded[1]() if self._loaded else 0.0
 
 
 def load_model(context: jobs.JobContext) -> tuple[answering.Ask, Callable[[], float]]:

@@ -152,6 +152,11 @@ def sentences(results: dict[str, Any]) -> Sequence[str]:
             f"  {name}: F1 {quality['f1']:.3f}, precision {quality['precision']:.3f}, "
             f"recall {quality['recall']:.3f}, from {quality['threshold']:.2f} on{mark}"
         )
+    if not fitted["unmatched"]:
+        lines.append(
+            "  every known product has a match; if others have none, expect lower precision "
+            "(list some with an empty right id)"
+        )
     return lines
 
 

@@ -15,9 +15,16 @@ from typing import IO, Annotated
 
 import typer
 
+from ecellm_mlx.cli.output import narrate
 from ecellm_mlx.errors import JobError, UsageError
 
-LAUNCHER = "from mlx._distributed_utils.launch import main; main()"
+LAUNCHER = """\
+from mlx._distributed_utils.launch import main
+try:
+    main()
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
+"""
 VERBS = (("train",), ("resume",), ("catalog", "run"), ("catalog", "match"))
 
 
@@ -89,16 +96,24 @@ def _run(command: list[str], token: str) -> bool:
     seen = threading.Event()
     # A rank on another machine has but one stream.
     readers = [
-        threading.Thread(target=_pass_on, args=(source, target, token.encode(), seen))
+        threading.Thread(
+            target=_pass_on, args=(source, target, token.encode(), seen), daemon=True
+        )
         for source, target in (
             (process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer),
         )
     ]  # fmt: skip
     for reader in readers:
         reader.start()
-    for reader in readers:
-        reader.join()
-    process.wait()
+    try:
+        for reader in readers:
+            reader.join()
+        process.wait()
+    except KeyboardInterrupt:
+        # The terminal sent it to the ranks as well, which end at their next batch or step.
+        narrate("stopping; press Ctrl-C again to leave")
+        process.wait()
+        raise
     return seen.is_set()
 
 

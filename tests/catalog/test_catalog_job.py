@@ -153,7 +153,9 @@ def test_only_changed_rows_of_a_new_export_are_computed(tiny: Path, tmp_path: Pa
     assert new[1]["title"] == "A new lamp"
 
 
-def test_other_settings_are_refused_or_kept_apart(tiny: Path, tmp_path: Path) -> None:
+def test_other_settings_are_refused_or_kept_apart(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = head(sample.catalog(), tmp_path / "shop.csv", 3)
     out = tmp_path / "out.csv"
     common: dict[str, Any] = {"model": str(tiny), "out": out}
@@ -164,7 +166,8 @@ def test_other_settings_are_refused_or_kept_apart(tiny: Path, tmp_path: Path) ->
         job.launch(table, resume=True, **common, **changed)
     results = run_here(job.launch(table, new=True, **common, **changed))[1]
     assert results["computed"] == 3
-    # And back, without computing anything.
+    # And back, without computing anything: the model is not even loaded.
+    monkeypatch.setattr(body, "load_model", lambda _: pytest.fail("loaded"))
     results = run_here(job.launch(table, resume=True, **common, **KIND))[1]
     assert results["computed"] == 0
     assert out.read_bytes() == before
