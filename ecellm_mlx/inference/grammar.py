@@ -2,7 +2,7 @@
 
 The grammar of a row allows exactly its own attributes, in their order, each at
 least once, and as a source only the fields that the row has. A value is any text, or
-(``Values.SOURCE``) a piece of the field that is named as its source. llguidance masks
+(``Values.SOURCE``) words of the field that is named as its source. llguidance masks
 the tokens; text that the grammar forces (braces, keys, attribute names) is appended
 without asking the model.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
@@ -25,6 +26,9 @@ from ecellm_mlx.inference.engine import Logits
 NONE = "None"
 MAX_VALUE_CHARACTERS = 80
 MAX_VALUES_PER_ATTRIBUTE = 2
+# Annotators' values end where words do (1,694 of 1,695 in our sample's source data), or
+# between a number and its unit.
+WORD = re.compile(r"\d+|[^\W\d_]+|.", re.DOTALL)
 
 
 class Values(StrEnum):
@@ -45,7 +49,7 @@ def attribute_list_grammar(
         attributes: names as they must appear in the answer.
         sources: names of the fields that a value can come from; with their texts
             where values must come from them.
-        values: ``SOURCE`` allows pieces of the source's text only, as it is written
+        values: ``SOURCE`` allows whole words of the source's text only, as it is written
             or in lower case (as annotators often write them), and ``None`` for both.
 
     Raises:
@@ -91,8 +95,13 @@ def _from_sources(sources: Mapping[str, str], link: str) -> tuple[str, list[str]
     for number, (name, text) in enumerate(sources.items()):
         pieces = []
         for case, written in enumerate(dict.fromkeys((text, text.lower()))):
-            # Each character as JSON writes it, so that a piece is never half an escape.
-            chunks = [_quoted(character)[1:-1] for character in written]
+            # As JSON writes them, so that a piece is never half an escape; a word that is
+            # too long for a value can only be given in part.
+            words = (
+                [word] if len(word) < MAX_VALUE_CHARACTERS else list(word)
+                for word in WORD.findall(written)
+            )
+            chunks = [_quoted(word)[1:-1] for part in words for word in part]
             if not chunks:
                 continue
             pieces.append(f"PIECE{number}_{case}")
