@@ -197,13 +197,13 @@ def host_threads() -> int:
 
 
 @contextlib.contextmanager
-def one_thread_per_product() -> Iterator[None]:
-    """While this lasts, products use one core each, for callers that share the cores."""
+def cores_shared_by(callers: int) -> Iterator[None]:
+    """While this lasts, a product uses its caller's share of the cores, not all of them."""
     setter = _thread_setter()
-    if setter is None:
+    if setter is None or callers < 2:
         yield
         return
-    setter(1)
+    setter(max(1, host_threads() // callers))
     try:
         yield
     finally:

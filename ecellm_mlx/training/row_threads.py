@@ -2,7 +2,8 @@
 
 MLX's CPU backend computes products on all cores and everything else on one. Rows do
 not depend on each other, so each core can take some of them through the whole forward
-and backward pass, with products of one thread. Gradients are added in the order of the
+and backward pass, with products of its own (of several cores, where there are more
+cores than rows). Gradients are added in the order of the
 parts: the same bits in every run on as many cores. Other devices get the batch whole.
 
 Every thread has a tree of modules of its own, since MLX differentiates a model by
@@ -89,10 +90,7 @@ class RowThreads:
         for each in self._models:
             each.train(training)
         parts = batch.parts(len(self._models))
-        if len(parts) == 1:
-            with self._host.active():
-                return [work(0, parts[0])]
-        with self._host.active(), runtime.one_thread_per_product():
+        with self._host.active(), runtime.cores_shared_by(len(parts)):
             waiting = [
                 thread.submit(work, number, rows)
                 for number, (thread, rows) in enumerate(

@@ -168,6 +168,18 @@ def test_a_replica_shares_arrays_and_not_modules(base: loading.LoadedModel) -> N
     )
 
 
+@pytest.mark.parametrize(("cores", "each"), [(2, 1), (14, 2), (64, 9)])
+def test_more_cores_than_rows_share_the_products(
+    cores: int, each: int, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(runtime, "_thread_setter", lambda: asked.append)
+    threads(monkeypatch, cores)
+    with runtime.cores_shared_by(len(batch.parts(cores))):
+        assert asked == [each]
+    assert asked == [each, cores]
+
+
 def test_one_row_is_computed_whole_with_products_on_all_cores(
     base: loading.LoadedModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
