@@ -69,7 +69,7 @@ def launch(
 
     token = secrets.token_hex(16)
     options = ["--env", f"{TOKEN}={token}"]
-    for item in env or ():
+    for item in [*(_shares(ranks) if ranks else ()), *(env or ())]:
         options += ["--env", item]
     for name, value in (
         ("-n", ranks), ("--hosts", hosts), ("--hostfile", hostfile), ("--starting-port", port),
@@ -83,6 +83,14 @@ def launch(
             cure="start the same command again, with --resume for a catalog, and `resume RUN` "
             "for a training run",
         )
+
+
+def _shares(ranks: int) -> list[str]:
+    """Limits that give each rank on this machine its share of the cores."""
+    from ecellm_mlx import runtime
+
+    share = max(1, runtime.host_threads() // ranks)
+    return [f"{name}={share}" for name in runtime.THREAD_LIMITS]
 
 
 def _run(command: list[str], token: str) -> bool:
