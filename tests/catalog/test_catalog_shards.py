@@ -15,7 +15,7 @@ import pytest
 from ecellm_mlx import runtime, sample
 from ecellm_mlx.catalog.shards import Shard
 from ecellm_mlx.catalog.tables import open_table
-from ecellm_mlx.cli import launch
+from ecellm_mlx.cli import launch as verb
 from ecellm_mlx.errors import JobError, StorageError
 
 from .test_catalog_job import head
@@ -123,14 +123,14 @@ def test_what_cannot_be_launched_is_a_sentence(refused: Any) -> None:
 def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each on all cores takes many times as long."""
     started: list[list[str]] = []
-    monkeypatch.setattr(launch, "_run", lambda command, _token: not started.append(command))
+    monkeypatch.setattr(verb, "_run", lambda command, _token: not started.append(command))
     monkeypatch.setattr(runtime, "host_threads", lambda: 6)
-    launch.launch(["train"], ranks=3, env=["OMP_NUM_THREADS=5"])
+    verb.launch(["train"], ranks=3, env=["OMP_NUM_THREADS=5"])
     (command,) = started
     given = [command[n + 1] for n, word in enumerate(command) if word == "--env"]
     assert "MKL_NUM_THREADS=2" in given
     # What is asked for comes last, and counts.
     assert given.index("OMP_NUM_THREADS=2") < given.index("OMP_NUM_THREADS=5")
     started.clear()
-    launch.launch(["train"], hosts="a,b")
+    verb.launch(["train"], hosts="a,b")
     assert not any("NUM_THREADS" in word for word in started[0])
