@@ -13,16 +13,18 @@ chosen (weights, thresholds) is fitted on one half and decides about the other, 
 and F1 is that of all decisions together. A match that blocking misses counts as missed.
 Intervals of 95% are from 2,000 resamples of the left products.
 
-Titles, manufacturers and prices are compared, as in the benchmark's usual form; the
-descriptions of the two shops have little in common.
+Titles, manufacturers and prices are compared; the descriptions of the two shops have little
+in common.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -63,7 +65,9 @@ def judge(
     left: pairs.Side, lefts: Sequence[int], right: Path, options: argparse.Namespace
 ) -> tuple[list[Candidate], list[float]]:
     """Candidates of some left products, with the model's probabilities, by the real job."""
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        # What was judged in a folder that was kept is not judged again.
+        folder = options.keep or stack.enter_context(tempfile.TemporaryDirectory())
         part = Path(folder) / "left.csv"
         with plain.create(part, [Column(name) for name in left.table.header]) as lines:
             for place in lefts:
@@ -72,7 +76,8 @@ def judge(
         run = matching.launch(
             part, right, model=options.model, adapter=options.adapter, out=out,
             left_mapping=mapping("title"), right_mapping=mapping("name"),
-            top=options.top, threshold=0.0, batch_size=16, run=Path(folder) / "run",
+            top=options.top, threshold=0.0, batch_size=16, resume=options.keep is not None,
+            run=Path(folder) / f"run-{time.time_ns()}",
         )  # fmt: skip
         status = jobs.start(run).wait()
         if status:
@@ -112,6 +117,7 @@ def decisions(
     found: Sequence[Candidate],
     probabilities: Sequence[float | None],
     parts: Sequence[Known],
+    prices: blend.Prices,
     *,
     scorer: str,
     one_to_one: bool,
@@ -128,6 +134,7 @@ def decisions(
                 found,
                 probabilities,
                 other,
+                prices=prices,
                 one_to_one=one_to_one,
                 only=None if scorer == CHOSEN else scorer,
             )
@@ -162,7 +169,10 @@ def interval(values: np.ndarray) -> str:
 
 
 def tell(
-    found: Sequence[Candidate], probabilities: Sequence[float], parts: Sequence[Known]
+    found: Sequence[Candidate],
+    probabilities: Sequence[float],
+    parts: Sequence[Known],
+    prices: blend.Prices,
 ) -> None:
     """F1 of every scorer, and how far each is from the words alone."""
     rights = {**parts[0].rights, **parts[1].rights}
@@ -174,7 +184,7 @@ def tell(
         words = np.zeros(0)
         for scorer in (blend.WORDS, FIRST, UNFITTED, blend.MODEL, blend.BOTH, CHOSEN):
             chosen = decisions(
-                found, probabilities, parts, scorer=scorer, one_to_one=one_to_one
+                found, probabilities, parts, prices, scorer=scorer, one_to_one=one_to_one
             )
             table = counts(chosen, rights)
             hits, said, known = table.sum(axis=0).tolist()
@@ -195,6 +205,7 @@ def main() -> None:
     parser.add_argument("--adapter")
     parser.add_argument("--lefts", type=int, default=480, help="left products to match")
     parser.add_argument("--top", type=int, default=5)
+    parser.add_argument("--keep", type=Path, help="folder of answers, to go on with")
     options = parser.parse_args()
     right_path = options.catalogs / "google_products_latin1.csv"
     truth = options.catalogs / "amazon_google_matches.csv"
@@ -213,6 +224,19 @@ def main() -> None:
         f"{2 * hits / (len(first) + known.matches):.3f} (P {hits / len(first):.3f} "
         f"R {hits / known.matches:.3f})"
     )
+    near = [pair for pair in everything if pair.rank <= options.top]
+    prices = left.prices(), right.prices()
+    parts = halves(known, range(len(left.rows)))
+    for one_to_one in (False, True):
+        chosen = decisions(
+            near, [None] * len(near), parts, prices, scorer=blend.WORDS, one_to_one=one_to_one
+        )
+        table = counts(chosen, {**parts[0].rights, **parts[1].rights})
+        hits, said, _ = table.sum(axis=0).tolist()
+        print(
+            f"words and prices, fitted on half, {'one-to-one' if one_to_one else 'each pair'}: "
+            f"F1 {float(f1_of(table)):.3f} (P {hits / said:.3f} R {hits / known.matches:.3f})"
+        )
     if options.rows and not options.rows.exists():
         question = matching.question_of_pairs()
         print(pair_rows.write(left, right, truth, question, options.rows, hold=HOLD, val=0.06))
@@ -230,7 +254,7 @@ def main() -> None:
         f"{sum(part.matches for part in parts)} known matches"
     )
     found, probabilities = judge(left, sorted(sample), right_path, options)
-    tell(found, probabilities, parts)
+    tell(found, probabilities, parts, prices)
 
 
 if __name__ == "__main__":

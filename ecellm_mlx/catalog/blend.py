@@ -1,10 +1,10 @@
-"""How likely a pair is a match, from the words and from the model together.
+"""How likely a pair is a match, from words and prices and from the model together.
 
-Blocking and the model are wrong about different pairs. Where some matches are known, a
-logistic regression on both is fitted to them, and so is one on each alone; of the three,
-the one with the best F1 decides, with the threshold that is best for it. Both are judged
-on pairs that the fit has not seen (cross-validation by whole products), so that a model
-that adds nothing is not used, and is said to add nothing.
+The catalogs' own data and the model are wrong about different pairs. Where some matches are
+known, a logistic regression on both is fitted to them, and so is one on each alone; of the
+three, the one with the best F1 decides, with the threshold that is best for it. They are
+judged on pairs that the fit has not seen (cross-validation by whole products), so that a
+model that adds nothing is not used, and is said to add nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ LEAST_PRODUCTS = 20
 BOUND = 1e-4
 LEVELS = 64
 # The features of each scorer: see ``features``.
-WORDS, MODEL, BOTH = "words", "model", "words and model"
-SCORERS = {WORDS: (0, 1, 2), MODEL: (3, 4), BOTH: (0, 1, 2, 3, 4)}
+WORDS, MODEL, BOTH = "words and prices", "model", "all together"
+SCORERS = {WORDS: (0, 1, 2, 3, 4), MODEL: (5, 6), BOTH: (0, 1, 2, 3, 4, 5, 6)}
+# Log ratios beyond this are of another unit or currency, or of another product anyway.
+MOST_GAP = 3.0
+
+Prices = tuple[Sequence[float | None], Sequence[float | None]]
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,17 @@ class Blend:
 
 
 def features(
-    found: Sequence[Candidate], probabilities: Sequence[float | None] | None
+    found: Sequence[Candidate],
+    probabilities: Sequence[float | None] | None,
+    prices: Prices | None = None,
 ) -> np.ndarray:
-    """What a candidate is judged by; NaN where it is not known.
+    """What a candidate is judged by; NaN where the model was not, or could not be, asked.
 
     Returns:
-        (candidates, 5): similarity; its lead over the best other candidate of the same left
-        product; the same among the candidates that share the right product; the model's log
-        odds of a match; and their lead over the left product's other candidates.
+        (candidates, 7): similarity; its lead over the best other candidate of the same left
+        product; the same among the candidates that share the right product; the size of the
+        log ratio of the prices, 0 where one is missing; whether both are there; the model's
+        log odds of a match; and their lead over the left product's other candidates.
     """
     similarity = np.array([pair.similarity for pair in found])
     lefts = [pair.left for pair in found]
@@ -101,6 +108,7 @@ def features(
             similarity,
             _lead(similarity, lefts),
             _lead(similarity, [pair.right for pair in found]),
+            *_price_gaps(found, prices),
             odds,
             _lead(odds, lefts),
         ]
@@ -112,6 +120,7 @@ def fit(
     probabilities: Sequence[float | None] | None,
     known: Known,
     *,
+    prices: Prices | None = None,
     one_to_one: bool = False,
     only: str | None = None,
 ) -> Blend:
@@ -121,6 +130,7 @@ def fit(
         found: all candidates, known and not.
         probabilities: the model's, of each being a match; None without a model.
         known: matches that the model was not trained on.
+        prices: of the left and of the right products, where they have any.
         one_to_one: how it will be decided; see ``pairs.accepted``.
         only: a name in ``SCORERS``.
 
@@ -128,7 +138,7 @@ def fit(
         DataError: too little is known.
     """
     check(known)
-    values = features(found, probabilities)
+    values = features(found, probabilities, prices)
     labels = [known.label(pair) for pair in found]
     if True not in labels or False not in labels:
         raise DataError(
@@ -181,6 +191,17 @@ def check(known: Known) -> None:
             expected=f"at least {LEAST_PRODUCTS}",
             cure="give more known matches, or leave --truth out",
         )
+
+
+def _price_gaps(found: Sequence[Candidate], prices: Prices | None) -> np.ndarray:
+    """Size of the log ratio of a pair's prices, and whether it has both: (2, candidates)."""
+    gaps = np.zeros((2, len(found)))
+    for place, pair in enumerate(found if prices else ()):
+        assert prices
+        left, right = prices[0][pair.left], prices[1][pair.right]
+        if left and right:
+            gaps[:, place] = min(abs(np.log(left / right)), MOST_GAP), 1.0
+    return gaps
 
 
 def _lead(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Blocking proposes candidates (``blocking``), the model judges each pair, a threshold or a
 one-to-one assignment decides. Pairs are answered through the same journal as any table.
-Where some matches are known, the words and the model decide together (``blend``), and what
+Where some matches are known, words, prices and the model decide together (``blend``), and what
 such decisions are worth is measured.
 """
 
@@ -61,7 +61,7 @@ def launch(
     Args:
         left, right: the two tables.
         out: the table of matches to write, in any format.
-        model: what judges pairs; without one the words alone decide, which needs ``truth``.
+        model: what judges pairs; without one words and prices decide, which needs ``truth``.
         left_mapping, right_mapping: ``title=column`` and so on; guessed when not given.
         top: candidates for each left product.
         truth: a table of known matches to fit to; see ``known``.
@@ -79,7 +79,7 @@ def launch(
     if model is None and (truth is None or adapter):
         raise UsageError(
             "there is nothing to judge pairs by: no --model was given",
-            cure="give a --model, or known matches with --truth to match by words alone",
+            cure="give a --model, or known matches with --truth to match by words and prices",
         )
     probabilities = (
         ("--threshold", () if threshold is None else (threshold,)),
@@ -172,14 +172,21 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
         context.started(device="cpu", total_steps=0)
     decided, threshold = probabilities or [], config["threshold"]
     if known:
-        fitted = blend.fit(found, probabilities, known, one_to_one=config["one_to_one"])
+        fitted = blend.fit(
+            found,
+            probabilities,
+            known,
+            prices=(left.prices(), right.prices()),
+            one_to_one=config["one_to_one"],
+        )
         decided = fitted.probabilities
         threshold = fitted.threshold if threshold is None else threshold
         results["truth"] = fitted.to_json()
         if config["model"] and fitted.used == blend.WORDS:
             _warn(
                 context,
-                "the model adds nothing to the words on the known matches and is not used; "
+                "the model adds nothing to words and prices on the known matches and is not "
+                "used; "
                 "train it on some of them (`ecellm catalog pairs`)",
             )
     threshold = EVEN if threshold is None else threshold

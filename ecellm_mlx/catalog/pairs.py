@@ -6,6 +6,7 @@ Both catalogs are held in memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ecellm_mlx.data.tasks import PRODUCT_PARTS
 from ecellm_mlx.data.tasks import find as find_task
 from ecellm_mlx.errors import DataError, UsageError
 
+NUMBER = re.compile(r"\d[\d.,]*")
 # What is compared to find candidates; descriptions differ too much between shops.
 BLOCKING_PARTS = ("title", "manufacturer")
 FIELDS = tuple(f"product {n}.{part}" for n in (1, 2) for part in PRODUCT_PARTS)
@@ -42,6 +44,27 @@ class Side:
     def texts(self) -> list[str]:
         """What blocking compares."""
         return [" ".join(self.part(row, part) for part in BLOCKING_PARTS) for row in self.rows]
+
+    def prices(self) -> list[float | None]:
+        """The price of each product, where it has one that is no zero."""
+        return [price_of(self.part(row, "price")) for row in self.rows]
+
+
+def price_of(text: str) -> float | None:
+    """The number in a price, such as ``40.42 gbp`` or ``1.299,00 €``; its currency is lost."""
+    found = NUMBER.search(text)
+    if not found:
+        return None
+    digits = found[0].rstrip(".,")
+    # What is followed by other than three digits, or comes last of two kinds, is decimal.
+    point = max(digits.rfind("."), digits.rfind(","))
+    other = min(digits.rfind("."), digits.rfind(","))
+    if point >= 0 and (other >= 0 or len(digits) - point != 4):
+        whole, fraction = digits[:point], digits[point + 1 :]
+    else:
+        whole, fraction = digits, ""
+    value = float(re.sub("[.,]", "", whole) + "." + fraction)
+    return value or None
 
 
 def parts_of(table: Table, mapping: Sequence[str], option: str) -> dict[str, str]:

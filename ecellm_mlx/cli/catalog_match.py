@@ -29,7 +29,7 @@ def match(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Registry name or folder; words alone decide without."
+            "--model", "-m", help="Registry name or folder; words and prices decide without."
         ),
     ] = None,
     adapter: options.Adapter = None,
@@ -39,7 +39,9 @@ def match(
     top: Top = 5,
     truth: Annotated[
         Path | None,
-        typer.Option(help="Known matches (left id, right id) to weigh words and model by."),
+        typer.Option(
+            help="Known matches (left id, right id) to weigh words, prices and model by."
+        ),
     ] = None,
     threshold: Annotated[
         float | None,

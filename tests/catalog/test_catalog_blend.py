@@ -16,6 +16,7 @@ from ecellm_mlx.catalog import blend, matching
 from ecellm_mlx.catalog import known as knowns
 from ecellm_mlx.catalog.blocking import Candidate, candidates
 from ecellm_mlx.catalog.known import Known
+from ecellm_mlx.catalog.pairs import price_of
 from ecellm_mlx.catalog.tables import open_table
 from ecellm_mlx.errors import DataError, UsageError
 
@@ -45,21 +46,35 @@ def test_features_of_a_small_example() -> None:
         Candidate(0, 0, 0.9, 1), Candidate(0, 1, 0.5, 2), Candidate(1, 0, 0.4, 1),
         Candidate(2, 7, 0.3, 1),
     ]  # fmt: skip
-    got = blend.features(found, [0.5, 0.5, None, 0.9])
-    nine = np.log(9)
+    prices = [10.0, None, 1.0], [20.0, 10.0, *[None] * 5, 1e9]
+    got = blend.features(found, [0.5, 0.5, None, 0.9], prices)
+    nine, two = np.log(9), np.log(2)
     nan = np.nan
     expected = [
-        [0.9, 0.4, 0.5, 0.0, 0.0],
-        [0.5, -0.4, 0.5, 0.0, 0.0],
-        [0.4, 0.4, -0.5, nan, nan],
-        [0.3, 0.3, 0.3, nine, nine],
+        [0.9, 0.4, 0.5, two, 1, 0.0, 0.0],
+        [0.5, -0.4, 0.5, 0, 1, 0.0, 0.0],
+        [0.4, 0.4, -0.5, 0, 0, nan, nan],
+        [0.3, 0.3, 0.3, 3, 1, nine, nine],
     ]
     np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("599.99", 599.99), ("40.42 gbp", 40.42), ("1.299,00 €", 1299.0), ("$1,299", 1299.0),
+        ("EUR 12,5", 12.5), ("1,299.5", 1299.5), ("5.", 5.0), ("0", None), ("", None),
+        ("free", None), ("1.234.567", 1234567.0),
+    ],
+)  # fmt: skip
+def test_prices_as_shops_write_them(text: str, value: float | None) -> None:
+    assert price_of(text) == value
 
 
 def test_the_fit_is_scikit_learns(found: list[Candidate], known: Known) -> None:
     probabilities = said(found, known, 0.7)
     fitted = blend.fit(found, probabilities, known, only=blend.BOTH)
+    # No prices here: their columns are constant.
     values = blend.features(found, probabilities)
     labelled = [i for i, c in enumerate(found) if c.left in known.rights]
     model = make_pipeline(StandardScaler(), LogisticRegression())
@@ -166,7 +181,7 @@ def test_matching_by_words_through_the_command(
     done = ecellm("catalog", "match", amazon, google, "--truth", matches, "--out", out)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"
-    assert "words: F1 0." in done.stderr
+    assert "words and prices: F1 0." in done.stderr
     assert "; decides" in done.stderr
     text = refused("catalog", "match", amazon, google, "--out", out, status=2)
     assert "no --model was given" in text
