@@ -1,14 +1,16 @@
 """How likely a pair is a match, from words and prices and from the model together.
 
 The catalogs' own data and the model are wrong about different pairs. Where some matches are
-known, a logistic regression on both is fitted to them, and so is one on each alone; of the
-three, the one with the best F1 decides, with the threshold that is best for it. They are
-judged on pairs that the fit has not seen (cross-validation by whole products), so that a
-model that adds nothing is not used, and is said to add nothing.
+known, a logistic regression on both is fitted to them, and so is one on each alone. They
+are judged by F1 on pairs that the fit has not seen (cross-validation by whole products),
+each with the threshold that is best for it. Words and prices decide unless one with the
+model is better by more than two standard errors of the difference: what adds nothing is not
+used, and is said to add nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +26,9 @@ FOLDS = 5
 LEAST_PRODUCTS = 20
 BOUND = 1e-4
 LEVELS = 64
+RESAMPLES = 200
+# Standard errors that a gain must exceed, or it may be chance.
+SURE = 2.0
 # The features of each scorer: see ``features``.
 WORDS, MODEL, BOTH = "words and prices", "model", "all together"
 SCORERS = {WORDS: (0, 1, 2, 3, 4), MODEL: (5, 6), BOTH: (0, 1, 2, 3, 4, 5, 6)}
@@ -151,6 +156,7 @@ def fit(
     folds = _folds(found, known)
     names = [only] if only else list(SCORERS) if probabilities is not None else [WORDS]
     quality: dict[str, Quality] = {}
+    counts: dict[str, np.ndarray] = {}
     scores: dict[str, np.ndarray] = {}
     for name in names:
         columns = values[:, SCORERS[name]]
@@ -161,13 +167,17 @@ def fit(
             asked = usable & (folds == fold)
             if asked.any():
                 unseen[asked] = _predict(columns[fitted], truth[fitted], columns[asked])
-        quality[name] = _best(found, unseen, truth, known.matches, one_to_one)
+        quality[name], chosen = _best(found, unseen, truth, known.matches, one_to_one)
+        counts[name] = _counts(chosen, known)
         score = np.full(len(found), np.nan)
         taken = usable & (folds >= 0)
         score[usable] = _predict(columns[taken], truth[taken], columns[usable])
         scores[name] = score
-    # Of equals the first, which is the simpler one.
-    used = max(names, key=lambda name: quality[name].f1)
+    used = names[0]
+    for name in names[1:]:
+        gain = quality[name].f1 - quality[used].f1
+        if gain > SURE * _standard_error(counts[name], counts[used]):
+            used = name
     return Blend(
         used,
         quality,
@@ -247,8 +257,8 @@ def _best(
     truth: np.ndarray,
     matches: int,
     one_to_one: bool,
-) -> Quality:
-    """The threshold whose decisions have the greatest F1, midway between two scores."""
+) -> tuple[Quality, list[Candidate]]:
+    """The decisions with the greatest F1, their threshold midway between two scores."""
     places = np.flatnonzero(~np.isnan(scores)).tolist()
     candidates = [found[place] for place in places]
     probabilities = [float(scores[place]) for place in places]
@@ -257,12 +267,31 @@ def _best(
     if one_to_one and len(middles) > LEVELS:
         # An assignment for each would take long.
         middles = middles[np.linspace(0, len(middles) - 1, LEVELS).round().astype(int)]
-    best: Quality | None = None
+    best, accepted_pairs = Quality(-1.0, 0.0, 0.0, 1.0), []
     for threshold in (float(levels[0]) / 2, *map(float, middles)):
         chosen = accepted(candidates, probabilities, threshold=threshold, one_to_one=one_to_one)
         hits = int(truth[[places[i] for i in chosen]].sum())
         f1 = 2 * hits / (len(chosen) + matches)
-        if best is None or f1 > best.f1:
+        if f1 > best.f1:
+            accepted_pairs = [candidates[i] for i in chosen]
             best = Quality(f1, hits / max(len(chosen), 1), hits / matches, threshold)
-    assert best is not None
-    return best
+    return best, accepted_pairs
+
+
+def _counts(chosen: Sequence[Candidate], known: Known) -> np.ndarray:
+    """Right decisions, decisions and known matches of each known product: (products, 3)."""
+    said = Counter(pair.left for pair in chosen)
+    right = Counter(pair.left for pair in chosen if known.label(pair))
+    return np.array([(right[i], said[i], len(known.rights[i])) for i in known.rights])
+
+
+def _standard_error(one: np.ndarray, other: np.ndarray) -> float:
+    """Of the difference of two F1, by resampling products (bootstrap)."""
+    weights = np.random.default_rng(0).multinomial(
+        len(one), np.full(len(one), 1 / len(one)), size=RESAMPLES
+    )
+    f1 = []
+    for counts in (one, other):
+        right, said, known = (weights @ counts).T
+        f1.append(2 * right / np.maximum(said + known, 1))
+    return float(np.std(f1[0] - f1[1]))

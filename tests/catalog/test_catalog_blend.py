@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,16 @@ def test_the_fit_is_scikit_learns(found: list[Candidate], known: Known) -> None:
 def test_a_model_that_helps_is_used_and_one_that_does_not_is_not(
     found: list[Candidate], known: Known, one_to_one: bool
 ) -> None:
-    good = blend.fit(found, said(found, known, 3.0), known, one_to_one=one_to_one)
-    assert good.used == blend.BOTH or good.quality[blend.MODEL].f1 > 0.95
-    assert good.quality[good.used].f1 > good.quality[blend.WORDS].f1 + 0.02
-    # Against its knowledge: the words alone must not be made worse by it.
+    # Words that say less than they do here, as between shops of two languages.
+    rng = np.random.default_rng(2)
+    vague = [replace(c, similarity=0.2 * c.similarity + float(rng.uniform())) for c in found]
+    good = blend.fit(vague, said(found, known, 3.0), known, one_to_one=one_to_one)
+    assert good.used == blend.BOTH or good.used == blend.MODEL
+    assert good.quality[good.used].f1 > good.quality[blend.WORDS].f1 + 0.1
+    # What knows nothing is not used, even where chance is with it.
     bad = blend.fit(found, said(found, known, 0.0), known, one_to_one=one_to_one)
     assert bad.quality[blend.WORDS].f1 > bad.quality[blend.MODEL].f1
-    assert bad.quality[bad.used].f1 == max(q.f1 for q in bad.quality.values())
+    assert bad.used == blend.WORDS
     alone = blend.fit(found, None, known, one_to_one=one_to_one)
     assert alone.used == blend.WORDS
     assert alone.quality[blend.WORDS] == bad.quality[blend.WORDS]
