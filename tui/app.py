@@ -21,13 +21,13 @@ from weakref import WeakKeyDictionary
 from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding
-from textual.events import DescendantFocus
+from textual.events import DescendantFocus, Event, InputEvent
 from textual.screen import Screen
 from textual.widget import Widget
 
 from ecellm_mlx.errors import EcellmError, JobError, UsageError
 from ecellm_mlx.jobs import Control, RunDirectory
-from tui import child, runs, settings
+from tui import child, pauses, runs, settings
 from tui.commands import KeyCommands, PlaceCommands
 from tui.messages import (
     JobResumed,
@@ -47,7 +47,8 @@ from tui.themes import THEMES
 from tui.widgets.nav import NavItem
 
 REAP_INTERVAL_S = 1.0
-SWITCH_INTERVAL_S = 0.001
+SETTLE_S = 1.5  # after the first frame, or the first visit of a place
+QUIET_S = 5.0  # without a key or the mouse: a pause will not be noticed
 READING_S = 3.0  # a command of another place waits so long for what it is about
 
 
@@ -74,12 +75,16 @@ class EcellmApp(App[None]):
         Binding("ctrl+q", "quit", "Quit", priority=True, id="app.quit"),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, *, own_process: bool = False) -> None:
+        """``own_process``: nothing else runs here, so that pauses may be tuned for the app."""
         super().__init__()
+        self._own_process = own_process
+        self._last_input = time.monotonic()
         for theme in THEMES:
             self.register_theme(theme)
         self.children_started: list[subprocess.Popen[bytes]] = []
         self._saved = settings.Settings()
+        self._visited: set[str] = set()
         self._lit: WeakKeyDictionary[Screen[Any], Widget] = WeakKeyDictionary()
 
     def on_mount(self) -> None:
@@ -92,6 +97,10 @@ class EcellmApp(App[None]):
             self.theme = self._saved.theme
         self.theme_changed_signal.subscribe(self, lambda theme: self._theme_chosen(theme.name))
         self.set_interval(REAP_INTERVAL_S, self._reap)
+        self.set_timer(SETTLE_S, self._import_screens)
+        if self._own_process:
+            self.set_interval(QUIET_S, self._tidy)
+        self._settle_soon()
 
     def on_unmount(self) -> None:
         """Wait for no child: what is under way here can be done again."""
@@ -109,6 +118,12 @@ class EcellmApp(App[None]):
                 # Only its border changes; what is in it needs no new styles.
                 node.set_class(lit, "-lit", update=False)
                 self.stylesheet.update_nodes([node])
+
+    async def on_event(self, event: Event) -> None:
+        """Note when somebody is there; everything else is Textual's."""
+        if isinstance(event, InputEvent):
+            self._last_input = time.monotonic()
+        await super().on_event(event)
 
     def complain(self, sentence: str) -> None:
         """Show an error that belongs to no field."""
@@ -134,6 +149,9 @@ class EcellmApp(App[None]):
             self.pop_screen()
         self.switch_mode(mode)
         self._remember(mode)
+        if mode not in self._visited:
+            self._visited.add(mode)
+            self._settle_soon()
 
     def action_help(self) -> None:
         """Explain the screen and its keys."""
@@ -228,6 +246,18 @@ class EcellmApp(App[None]):
                 problems.append(str(error))
         self.post_message(StopsRequested(problems))
 
+    def _tidy(self) -> None:
+        if time.monotonic() - self._last_input > QUIET_S:
+            pauses.tidy()
+
+    def _settle_soon(self) -> None:
+        if self._own_process:
+            self.set_timer(SETTLE_S, pauses.put_aside)
+
+    @work(thread=True, group="import")
+    def _import_screens(self) -> None:
+        pauses.import_screens()
+
     @work(thread=True, exclusive=True, group="settings")
     def _save_settings(self, wanted: settings.Settings) -> None:
         try:
@@ -295,6 +325,5 @@ def main(web: tuple[str, int] | None = None) -> None:
             got="a pipe or a file",
             cure="run a command instead; `ecellm --help` lists them",
         )
-    # Threads that read and check must not hold up a key for longer than this.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    EcellmApp().run()
+    pauses.before_start()
+    EcellmApp(own_process=True).run()

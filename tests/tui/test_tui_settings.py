@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import notices, until
+from textual.color import Color
 
 from tui import settings
 from tui.app import EcellmApp
@@ -23,6 +24,21 @@ async def test_the_theme_is_remembered() -> None:
     async with again.run_test() as pilot:
         await pilot.pause()
         assert again.theme == "nord"
+
+
+async def test_a_theme_and_a_size_reach_the_places_that_are_not_shown() -> None:
+    app = EcellmApp()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("f3")
+        await pilot.press("f2")
+        app.theme = "textual-light"
+        await pilot.resize_terminal(80, 16)
+        await pilot.press("f3")
+        await pilot.pause()
+        light = Color.parse(app.theme_variables["background"])
+        assert app.screen.query_one("DataTable").styles.background == light
+        assert app.screen.has_class("-narrow")
+        assert app.screen.has_class("-short")
 
 
 async def test_damaged_settings_are_reported(home: Path) -> None:

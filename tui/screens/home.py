@@ -10,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import DataTable, OptionList, Static
 from textual.worker import get_current_worker
 
@@ -30,6 +29,7 @@ from tui.messages import (
     StepsRead,
 )
 from tui.runs import RunSummary
+from tui.screens.base import StyledScreen
 from tui.widgets.facts import LABEL_WIDTH, MUTED, Facts
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.nav import NavBar
@@ -62,7 +62,7 @@ class FirstSteps(OptionList):
     BINDINGS = [Binding("enter", "select", "Go there", id="home.step")]
 
 
-class HomeScreen(Screen[None]):
+class HomeScreen(StyledScreen):
     """Device, memory, first steps, recent runs."""
 
     HELP = """

@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen, Screen
+from textual.screen import ModalScreen
 from textual.widgets import DataTable, Input, Label, Static
 
 from ecellm_mlx import workspace
@@ -23,7 +23,7 @@ from ecellm_mlx.jobs import RunDirectory
 from tui import child
 from tui.cells import GOOD, WARNING, cell
 from tui.messages import Applied, ReviewRead
-from tui.screens.base import chosen_row
+from tui.screens.base import StyledScreen, chosen_row
 from tui.widgets.answer_pane import bar
 from tui.widgets.command_line import CommandLine
 from tui.widgets.facts import MUTED
@@ -60,7 +60,7 @@ class CorrectDialog(ModalScreen[str | None]):
         self.dismiss(event.value.strip() or None)
 
 
-class ReviewScreen(Screen[None]):
+class ReviewScreen(StyledScreen):
     """A table of rows and the one under the cursor."""
 
     HELP = """

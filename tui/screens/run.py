@@ -16,7 +16,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Button, ProgressBar, Static
 
 from ecellm_mlx import jobs
@@ -26,6 +25,7 @@ from tui import formats
 from tui.follow import Follower
 from tui.history import Curve, RunView
 from tui.messages import Asked, JobResumed, OtherRead, PlaceWanted, RunLogged, RunRead
+from tui.screens.base import StyledScreen
 from tui.screens.picker import RunPicker
 from tui.widgets.answer_pane import bar
 from tui.widgets.event_log import EventLog
@@ -45,7 +45,7 @@ STYLES = {
 }
 
 
-class RunScreen(Screen[None]):
+class RunScreen(StyledScreen):
     """State, curves, numbers, log; pause, checkpoint, stop, resume."""
 
     HELP = """
