@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import runtime, sample
+from ecellm_mlx.catalog import job
 from ecellm_mlx.catalog.shards import Shard
 from ecellm_mlx.catalog.tables import open_table
 from ecellm_mlx.cli import launch as verb
 from ecellm_mlx.errors import JobError, StorageError
 
+from .conftest import KIND, run_here
 from .test_catalog_job import head
 
 FAILING = Path(__file__).parent / "failing"
@@ -62,7 +64,7 @@ def launch(*arguments: str, **env: str) -> Any:
 
 
 def test_two_ranks_write_what_one_writes_whatever_happens_to_one(
-    ecellm: Any, tiny: Path, table: Path, tmp_path: Path
+    tiny: Path, table: Path, tmp_path: Path
 ) -> None:
     path = os.pathsep.join([str(FAILING), *sys.path])
     out = tmp_path / "two.csv"
@@ -77,15 +79,15 @@ def test_two_ranks_write_what_one_writes_whatever_happens_to_one(
     assert resumed.returncode == 0, resumed.stderr
     # Only the first rank reports.
     part = json.loads(resumed.stdout)
-    one = ecellm(*command(table, tmp_path / "one.csv", tiny))
-    assert one.returncode == 0, one.stderr
-    whole = json.loads(one.stdout)
+    options: dict[str, Any] = {**KIND, "model": str(tiny)}
+    outcome, whole = run_here(job.launch(table, out=tmp_path / "one.csv", **options))
+    assert outcome == "finished"
     assert part["computed"] < 256 < whole["computed"]
     assert part["rows"] == whole["rows"]
     assert out.read_bytes() == (tmp_path / "one.csv").read_bytes()
     # The first rank's journal is complete: one host can go on alone, computing nothing.
-    again = ecellm(*command(table, out, tiny, "--resume"))
-    assert json.loads(again.stdout)["computed"] == 0
+    _, again = run_here(job.launch(table, out=out, resume=True, **options))
+    assert again["computed"] == 0
 
 
 class Group:
