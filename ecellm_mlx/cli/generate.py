@@ -59,6 +59,7 @@ def generate(
 --options '["A: very positive", "B: neutral", "C: very negative"]'
     """
     from ecellm_mlx.errors import UsageError
+    from ecellm_mlx.inference.chat import as_chat
 
     if (prompt is None) == (task is None):
         raise UsageError(
@@ -77,7 +78,7 @@ def generate(
     answerer = _answerer(model, adapter, seed)
     if row is None:
         assert prompt is not None
-        text = _chat(answerer, prompt) if chat else prompt
+        text = as_chat(answerer.base.tokenizer, prompt) if chat else prompt
         pieces = answerer.stream_text(text, max_tokens=max_tokens, temperature=temperature)
         written = "".join(_shown(pieces, silent=json))
         if json:
@@ -140,18 +141,6 @@ def _answerer(model: str, adapter: str | None, seed: int) -> Answerer:
         lora.load(base.model, Path(folder), base=base.fingerprint)
     return Answerer(
         base, batch_size=1, seed=seed, warn=lambda text: narrate(f"warning: {text}")
-    )
-
-
-def _chat(answerer: Answerer, prompt: str) -> str:
-    from ecellm_mlx.errors import UsageError
-
-    tokenizer = answerer.base.tokenizer
-    if not getattr(tokenizer, "chat_template", None):
-        raise UsageError("this model has no chat template", cure="leave --chat out")
-    message = [{"role": "user", "content": prompt}]
-    return str(
-        tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
     )
 
 

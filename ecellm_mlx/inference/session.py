@@ -8,7 +8,7 @@ the face that started it.
     {"id": 1, "op": "load", "model": "smollm2-135m", "adapter": RUN or null}
         → loaded {device, frame, seconds}
     {"id": 2, "op": "generate", "prompt": TEXT, "side": "base" | "adapter",
-     "max_tokens": 200, "temperature": 0}
+     "max_tokens": 200, "temperature": 0, "chat": false}
         → text {text}, again and again, then done {text, tokens, prompt_tokens, seconds, ending}
     {"id": 3, "op": "answer", "side": …, "rows": [{task, instruction, input, options}]}
         → text {index, text} where an answer is written, answer {index, prediction,
@@ -32,6 +32,7 @@ from typing import IO, Any
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import EcellmError, UsageError
+from ecellm_mlx.inference.chat import as_chat
 
 from converters.errors import ConversionError
 
@@ -104,6 +105,8 @@ class Session:
         watch = self._watch(request)
         limit = min(MAX_TOKENS, max(1, int(request.get("max_tokens", 200))))
         prompt, said = str(request["prompt"]), ""
+        if request.get("chat"):
+            prompt = as_chat(seat.base.tokenizer, prompt)
         pieces = seat.answerer.stream_text(
             prompt, max_tokens=limit, temperature=float(request.get("temperature", 0.0))
         )

@@ -67,7 +67,10 @@ def session(tiny_models: dict[str, Path], adapter: Path) -> Any:
 
 
 def test_pieces_of_a_text_are_the_text(session: Any) -> None:
-    *pieces, done = session(op="generate", prompt="A red kettle", max_tokens=8, side="base")
+    question = {"op": "generate", "prompt": "A red kettle", "max_tokens": 8, "side": "base"}
+    framed = session(**question, chat=True)[-1]
+    *pieces, done = session(**question)
+    assert framed["prompt_tokens"] > done["prompt_tokens"] + 5
     assert "".join(piece["text"] for piece in pieces) == done["text"]
     assert done["event"] == "done"
     assert done["prompt_tokens"] > 0

@@ -17,7 +17,7 @@ from tui.messages import RunChosen
 from tui.screens.picker import RunPicker
 from tui.screens.run import RunScreen
 from tui.widgets.event_log import EventLog
-from tui.widgets.loss_plot import LossPlot
+from tui.widgets.loss_plot import LossPlot, LossTicks
 
 Start = Callable[[RunDirectory], Any]
 WIDE = (120, 40)
@@ -195,6 +195,11 @@ async def test_counters_answers_and_a_second_run_are_shown() -> None:
         # The same key takes it away.
         await pilot.press("x")
         await until(pilot, lambda: len(plot._datasets) == alone)
+
+
+def test_labels_of_close_losses_differ() -> None:
+    assert LossTicks(5, log=False).get_labels_for_ticks([2.225, 2.23]) == ["2.225", "2.23"]
+    assert LossTicks(5, log=False).get_labels_for_ticks([0.5, 1.0]) == ["0.5", "1"]
 
 
 async def test_a_catalog_job_shows_its_progress_without_curves() -> None:

@@ -28,12 +28,15 @@ from tui.messages import ChildEnded, ChildSaid, ExampleRead
 from tui.screens.base import PlaceScreen
 from tui.widgets.answer_pane import AnswerPane
 from tui.widgets.choice import Choice
+from tui.widgets.cycle import Cycle
 from tui.widgets.model_choices import AdapterChoice, ModelChoice
 from tui.widgets.problem import Problem
 
 SESSION = "ecellm_mlx.inference.session"
 MAX_TOKENS = 200
 EXAMPLE_PROMPT = "Write one sentence that sells a red enamel kettle."
+# In the model's chat template, or as the prompt stands.
+WORDINGS = ("as a chat", "as typed")
 TASK_OPTIONS = [
     ("free prompt", task_form.FREE),
     *((f"{task.short}  {task.title}", task.name) for task in TASKS.values()),
@@ -93,6 +96,9 @@ class PlaygroundScreen(PlaceScreen):
                     compact=True,
                     id="task",
                 )
+            with Horizontal(classes="choice-row", id="wording-row"):
+                yield Label("Words", classes="choice-label")
+                yield Cycle(WORDINGS, WORDINGS[0])
             with VerticalScroll(id="fields", can_focus=False):
                 yield Lines(EXAMPLE_PROMPT, id="free-prompt")
             yield Problem(id="playground-problem")
@@ -174,6 +180,7 @@ class PlaygroundScreen(PlaceScreen):
     @on(Choice.Changed)
     @on(TextArea.Changed)
     @on(Input.Changed)
+    @on(Cycle.Changed)
     def _changed(self, event: Message) -> None:
         event.stop()
         self._edited()
@@ -277,13 +284,19 @@ class PlaygroundScreen(PlaceScreen):
         if task := self.chosen_task:
             return {"op": "answer", "rows": [task_form.request_row(task, self.values)]}
         prompt = self.query_one("#free-prompt", TextArea).text
-        return {"op": "generate", "prompt": prompt, "max_tokens": MAX_TOKENS}
+        return {
+            "op": "generate",
+            "prompt": prompt,
+            "max_tokens": MAX_TOKENS,
+            "chat": self._as_chat,
+        }
 
     async def _show_fields(self, values: dict[str, str]) -> None:
         box = self.query_one("#fields", VerticalScroll)
         await box.query(".task-row").remove()
         task = self.chosen_task
         self.query_one("#free-prompt").display = task is None
+        self.query_one("#wording-row").display = task is None
         if task:
             rows = []
             for name, several in task_form.fields(task):
@@ -300,8 +313,11 @@ class PlaygroundScreen(PlaceScreen):
 
     def _edited(self) -> None:
         words = ["generate", "--model", self.query_one("#model", Choice).value or "MODEL"]
-        if adapter := self.query_one("#adapter", Choice).value:
+        adapter = self.query_one("#adapter", Choice).value
+        if adapter:
             words += ["--adapter", adapter]
+        # Without one, the base has all the room.
+        self.query_one("#answer-adapter").display = bool(adapter)
         if task := self.chosen_task:
             try:
                 row = task_form.request_row(task, self.values)
@@ -312,7 +328,12 @@ class PlaygroundScreen(PlaceScreen):
                 words += ["--task", task.short, "--input", "JSON"]
         else:
             words += ["--prompt", self.query_one("#free-prompt", TextArea).text]
+            words += ["--chat"] if self._as_chat else []
         self.show_command(command_line(words))
+
+    @property
+    def _as_chat(self) -> bool:
+        return self.query_one(Cycle).value == WORDINGS[0]
 
     def _input(self, task: Task, row: dict[str, Any]) -> str:
         """``--input``: the fields, where the task has more than one."""

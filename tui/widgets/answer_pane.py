@@ -75,6 +75,8 @@ class AnswerPane(VerticalScroll):
             words.append(f"{event['tokens']} tokens, {rate:.1f} tokens/s")
         if note := ENDINGS.get(str(event.get("ending"))):
             words.append(note)
+        if not self.text and not event.get("error") and event.get("ending") != "cancelled":
+            words.append("the model said nothing")
         if words:
             lines.append(Content.styled(", ".join(words), MUTED))
         self._draw(Content("\n").join(lines))

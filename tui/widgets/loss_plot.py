@@ -63,8 +63,14 @@ class LossTicks(AxisFormatter):
         return inside if len(inside) >= 2 else [min_, (min_ + max_) / 2, max_]
 
     def get_labels_for_ticks(self, ticks: Sequence[float]) -> list[str]:
-        """Three significant digits."""
-        return [f"{10**tick if self.log else tick:.3g}" for tick in ticks]
+        """Three significant digits, or as many as tell neighbours apart."""
+        values = [10**tick if self.log else tick for tick in ticks]
+        labels = [f"{value:.3g}" for value in values]
+        for digits in (4, 5, 6):
+            if len(set(labels)) == len(labels):
+                break
+            labels = [f"{value:.{digits}g}" for value in values]
+        return labels
 
 
 class LossPlot(PlotWidget):
