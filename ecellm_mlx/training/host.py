@@ -267,27 +267,31 @@ def head_loss(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array
     chosen = np.asarray(targets)
     gradient = np.empty(hidden.shape, np.float32)
 
+    def block(part: mx.array, right: NDArray[Any], losses: Array, gradient: Array) -> None:
+        # A function, so that these logits are gone before the next ones are computed.
+        logits = body.logits(model, part)
+        mx.eval(logits)
+        values = np.asarray(logits)
+        each = np.arange(len(right))
+        values -= values.max(axis=-1, keepdims=True)
+        at_target = values[each, right]
+        np.exp(values, out=values)
+        sums = values.sum(axis=-1, keepdims=True)
+        losses[:] = np.log(sums[:, 0]) - at_target
+        if model.training:
+            values /= sums
+            values[each, right] -= 1
+            back = mx.vjp(lambda h: body.logits(model, h), [part], [logits])[1][0]
+            gradient[:] = np.asarray(back)
+
     @_differentiable
     def total(hidden: mx.array) -> mx.array:
         losses = np.empty(len(chosen), np.float32)
         width = body.logits(model, hidden[:1]).shape[-1]
         step = max(1, HEAD_BYTES // (4 * width))
         for start in range(0, len(chosen), step):
-            part, end = hidden[start : start + step], start + step
-            logits = body.logits(model, part)
-            mx.eval(logits)
-            values, right = np.asarray(logits), chosen[start:end]
-            each = np.arange(len(right))
-            values -= values.max(axis=-1, keepdims=True)
-            at_target = values[each, right]
-            np.exp(values, out=values)
-            sums = values.sum(axis=-1, keepdims=True)
-            losses[start:end] = np.log(sums[:, 0]) - at_target
-            if model.training:
-                values /= sums
-                values[each, right] -= 1
-                back = mx.vjp(lambda h: body.logits(model, h), [part], [logits])[1][0]
-                gradient[start:end] = np.asarray(back)
+            here = slice(start, start + step)
+            block(hidden[here], chosen[here], losses[here], gradient[here])
         return mx.array(losses.sum())
 
     def gradients(_hidden: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
