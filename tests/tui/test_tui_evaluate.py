@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,21 @@ async def test_base_and_adapter_are_compared(
         await pilot.press("ctrl+r")
         await until(pilot, lambda: "✓ done" in text_of(app, "#activity-line"), "the report")
         assert "tiny" in (tmp_path / "report" / "report.md").read_text()
+
+        # A second adapter gets columns of its own; only it is computed.
+        second = shutil.copytree(trained, tmp_path / "second")
+        screen.query_one("#second", Choice).choose(str(second))
+        await until(pilot, lambda: screen.runs[:2] and screen.runs[2:] == [None])
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: len(screen.runs) == 3 and all(screen.runs), seconds=60)
+        await until(pilot, lambda: {1, 2} <= set(screen._differences), "both intervals")
+        assert len(jobs.recent()) == 3
+        titles = [str(c.label) for c in screen.query_one("#scores", DataTable).columns.values()]
+        assert titles[4:] == ["Base", "Adapter", "Δ", "95%", "Second", "Δ", "95%", "#invalid"]
+        # The same weights give the same answers.
+        assert all(line.values[1] == line.values[2] for line in screen.lines)
+        # A job writes that it has finished before its process ends.
+        await until(pilot, lambda: not [c for c in app.children_started if c.poll() is None])
 
 
 async def test_what_is_wrong_is_said_in_place(tiny: Path, tmp_path: Path) -> None:

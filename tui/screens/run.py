@@ -377,7 +377,7 @@ class RunScreen(StyledScreen):
             f"Loss{scale}  [$text-primary]⠒⠒ train[/] [$text-warning]● validation[/]{empty}"
         )
         if other:
-            words = f"  · train ◆ validation of {self.compared_name}"
+            words = f"  × train ◆ validation of {self.compared_name}"
             title += Content.styled(words, "$text-secondary")
         self.query_one("#curves").border_title = title
 

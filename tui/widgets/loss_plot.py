@@ -20,7 +20,7 @@ POINTS_PER_CELL = 2  # a braille cell is two dots wide
 CELLS_PER_STEP_TICK, ROWS_PER_LOSS_TICK = 14, 2
 SMALLEST = 1e-6
 NICE = (1, 2, 5)
-OTHER_MARKS = ("·", "◆")  # train, validation
+OTHER_MARKS = ("×", "◆")  # train, validation
 
 
 class StepTicks(AxisFormatter):
@@ -119,8 +119,8 @@ class LossPlot(PlotWidget):
         self.clear()
         limit = max(8, self.size.width * POINTS_PER_CELL)
         curves = [downsample(c, limit, log=log) for c in (self._train, self._validation)]
-        # One mark a cell at most: marks that touch would look like a line.
-        others = [downsample(c, max(4, self.size.width // 2), log=log) for c in self._other]
+        # Marks far apart: those that touch would look like a line, and hide the other one.
+        others = [downsample(c, max(4, self.size.width // 4), log=log) for c in self._other]
         steps = np.concatenate([x for x, _ in curves + others])
         values = np.concatenate([y for _, y in curves + others])
         self.set_x_formatter(StepTicks(max(1, self.size.width // CELLS_PER_STEP_TICK)))
@@ -131,16 +131,21 @@ class LossPlot(PlotWidget):
         self.set_yticks(None if len(steps) else [])
         self.set_xlimits(*_limits(steps, 0.0, least=1.0))
         self.set_ylimits(*_limits(values, 0.05, least=0.02))
-        style = str(self.get_component_rich_style("loss-plot--other"))
-        for (x, y), mark in zip(others, OTHER_MARKS, strict=True):
-            if len(x):
-                self.scatter(x, y, mark, style)
+        # What is drawn later hides what is in the same cell: lines come before marks.
+        marks = [
+            (*curve, mark, "other") for curve, mark in zip(others, OTHER_MARKS, strict=True)
+        ]
         for (x, y), name in zip(curves, ("train", "validation"), strict=True):
-            style = str(self.get_component_rich_style(f"loss-plot--{name}"))
-            if len(x) > 1:
+            sparse = len(x) == 1 or (name == "validation" and len(x) <= self.size.width // 4)
+            if sparse:
+                marks.append((x, y, "●", name))
+            elif len(x):
+                style = str(self.get_component_rich_style(f"loss-plot--{name}"))
                 self.plot(x, y, style, HiResMode.BRAILLE)
-            if len(x) == 1 or (name == "validation" and len(x) <= self.size.width // 4):
-                self.scatter(x, y, "●", style)
+        for x, y, mark, name in marks:
+            if len(x):
+                style = str(self.get_component_rich_style(f"loss-plot--{name}"))
+                self.scatter(x, y, mark, style)
 
 
 def downsample(curve: Curve, limit: int, *, log: bool) -> tuple[np.ndarray, np.ndarray]:
