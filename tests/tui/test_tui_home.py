@@ -56,8 +56,9 @@ async def test_a_click_opens_a_run() -> None:
     run = written(step(1))
     app = EcellmApp()
     async with app.run_test(size=WIDE) as pilot:
-        # Measured, not only filled: a click lands on what is drawn.
+        # Measured and in its place, not only filled: a click lands on what is drawn.
         await until(pilot, lambda: table(app).virtual_size.height > 1)
+        await until(pilot, lambda: run.path.name in screen_text(pilot))
         await pilot.click(DataTable, offset=(5, 1))
         await until(pilot, lambda: isinstance(app.screen, RunScreen))
         assert app.screen.run.path == run.path
