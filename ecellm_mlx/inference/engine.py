@@ -242,5 +242,12 @@ def common_prefix(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _log_softmax(logits: mx.array) -> NDArray[np.float32]:
-    values = logits.astype(mx.float32)
-    return np.array(values - mx.logsumexp(values, axis=-1, keepdims=True))
+    """Over the last axis, on the host: NumPy adds in pairs.
+
+    MLX's CPU backend adds one float32 after the other, which costs a vocabulary's sum
+    four digits.
+    """
+    values = np.array(logits.astype(mx.float32))
+    values -= values.max(axis=-1, keepdims=True)
+    values -= np.log(np.exp(values).sum(axis=-1, keepdims=True))
+    return values

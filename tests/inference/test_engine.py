@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecellm_mlx.backend import mx
-from ecellm_mlx.inference import sampling
+from ecellm_mlx.inference import engine, sampling
 from ecellm_mlx.inference.decoding import Decoder, Rule, best_width
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt, common_prefix
 from ecellm_mlx.models import loading
@@ -153,3 +153,10 @@ def test_nucleus_of_flat_logits_reaches_beyond_its_first_look() -> None:
     choose = sampling.nucleus("row", seed=1, temperature=1.0, top_p=0.95)
     drawn = {choose(np.zeros(1000, np.float32))[0] for _ in range(3000)}
     assert len(drawn) > 800
+
+
+def test_log_probabilities_keep_their_digits_over_a_real_vocabulary() -> None:
+    logits = 3 * mx.random.normal((4, 49_152))
+    exact = np.array(logits).astype(np.float64)
+    exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    assert np.abs(engine._log_softmax(logits) / exact - 1).max() < 1e-6
