@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -37,6 +38,16 @@ SETTINGS = (
     *("eval_every=10", "sample_every=20"),
 )
 MAX_BYTES = 1_000_000
+
+
+def without_paths(svg: str) -> str:
+    """The picture with a short name in place of this checkout's path.
+
+    What is drawn would be stretched to the old length, so the length goes as well.
+    """
+    here = re.escape(str(Path.cwd()))
+    line = re.compile(rf'(<text[^>]*?) textLength="[^"]*"([^>]*>[^<]*{here}[^<]*)')
+    return re.sub(here, "~/ecellm-mlx", line.sub(r"\1\2", svg))
 
 
 def train_for_real(name: str, rank: int) -> RunDirectory:
@@ -149,7 +160,7 @@ async def draw(out: Path) -> None:
             app.theme = theme
             await scene(app, pilot)
             await pilot.pause(0.5)
-            svg = app.export_screenshot(title="ecellm")
+            svg = without_paths(app.export_screenshot(title="ecellm"))
             if len(svg.encode()) > MAX_BYTES:
                 raise SystemExit(f"{name}: the picture is larger than {MAX_BYTES} bytes")
             (out / f"{name}.svg").write_text(svg, encoding="utf-8")
