@@ -226,11 +226,7 @@ def _thread_setter() -> Callable[[int], object] | None:
     if blas.path is None:
         return None
     library = ctypes.CDLL(blas.path)
-    for name in (
-        "MKL_Set_Num_Threads",
-        "openblas_set_num_threads",
-        "bli_thread_set_num_threads",
-    ):
+    for name in THREAD_SETTERS:
         if hasattr(library, name):
             return getattr(library, name)
     return None

@@ -241,13 +241,13 @@ def _folds(found: Sequence[Candidate], known: Known) -> np.ndarray:
 
 def _predict(values: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     if truth.all() or not truth.any():
         return np.full(len(asked), truth.mean() if len(truth) else 0.5)
-    centre, scale = values.mean(axis=0), values.std(axis=0)
-    scale[scale == 0] = 1.0
-    regression = LogisticRegression(C=1.0).fit((values - centre) / scale, truth)
-    found: np.ndarray = regression.predict_proba((asked - centre) / scale)[:, 1]
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=1.0)).fit(values, truth)
+    found: np.ndarray = regression.predict_proba(asked)[:, 1]
     return found
 
 

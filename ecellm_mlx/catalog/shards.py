@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 
 from ecellm_mlx.catalog.journal import Entry, Journal
 from ecellm_mlx.errors import JobError
+from ecellm_mlx.training.launch import RANK_VARIABLES
 
 if TYPE_CHECKING:
     from ecellm_mlx.training.ranks import Ranks
 
-# As in ``training.ranks``, which loads mlx.
-RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
 BLOCK_ENTRIES = 2048
 DONE, STOPPED, FAILED = "done", "stopped", "failed: "
 RESUME = (

@@ -20,11 +20,15 @@ def hidden_states(model: nn.Module, tokens: mx.array, cache: Any = None) -> mx.a
     return model.model(tokens, cache)
 
 
+def head(model: nn.Module) -> nn.Module:
+    """The output layer, or the embedding that is tied to it."""
+    return model.lm_head if "lm_head" in model else model.model.embed_tokens
+
+
 def logits(model: nn.Module, hidden: mx.array) -> mx.array:
     """Logits (…, vocab) of hidden states, by the output layer or the tied embedding."""
-    if "lm_head" in model:
-        return model.lm_head(hidden)
-    return model.model.embed_tokens.as_linear(hidden)
+    layer = head(model)
+    return layer(hidden) if "lm_head" in model else layer.as_linear(hidden)
 
 
 def split_problem(model: nn.Module) -> str:

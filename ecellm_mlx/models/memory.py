@@ -24,9 +24,11 @@ GROUP_BYTES = 4
 # Weights, summed and new gradients, two moments, and the updated copy of one of them.
 ADAPTER_COPIES = 5
 # Logits and their gradient on the CPU backend, whose cross-entropy is our own; MLX's
-# makes more arrays of their size. A head that is not trained works on a block of them.
+# makes more arrays of their size.
 CPU_LOGIT_COPIES, LOGIT_COPIES = 2, 7
-CPU_LOGIT_BLOCK = 1 << 24
+# Where the head is not trained, the CPU backend's loss has so many bytes of logits at
+# once: those of some 80 positions for a vocabulary of 49,152.
+HEAD_BYTES = 1 << 24
 # ECInstruct rows as SmolLM2's tokenizer cuts them: characters of a token.
 CHARACTERS_PER_TOKEN = 3.6
 
@@ -154,7 +156,7 @@ def predict(shape: Shape, recipe: Recipe, work: Workload, *, on_cpu: bool) -> Pr
     elif {"lm_head", "embed_tokens"} & set(recipe.targets):
         logits *= CPU_LOGIT_COPIES
     else:
-        logits = min(logits, CPU_LOGIT_BLOCK * min(work.rows, runtime.host_threads()))
+        logits = min(logits, HEAD_BYTES * min(work.rows, runtime.host_threads()))
     return Prediction(
         weights=weight_bytes(shape, recipe.bits, on_cpu=on_cpu),
         adapter=parameters * 4 * ADAPTER_COPIES,

@@ -25,6 +25,7 @@ from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn, tree_flatten
 from ecellm_mlx.inference.host import MODELS, HostKernels, float32_or
 from ecellm_mlx.models import body
+from ecellm_mlx.models.memory import HEAD_BYTES
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import KeyedDropout
 
@@ -32,8 +33,6 @@ from ecellm_mlx.training.dropout import KeyedDropout
 BLOCK = 1 << 16
 # Rows of scores between which the causal edge moves on.
 QUERY_BLOCK = 64
-# Logits that exist at once: of some 80 positions for a vocabulary of 49,152.
-HEAD_BYTES = 1 << 24
 GELU_INNER = 2 * (2 / np.pi) ** 0.5
 GELU_CUBE = 0.044715
 
@@ -466,8 +465,7 @@ def _cross_entropy_or(original: Callable[..., mx.array]) -> Callable[..., mx.arr
 
 def _head_loss_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def choose(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
-        head = model.lm_head if "lm_head" in model else model.model.embed_tokens
-        frozen = not tree_flatten(head.trainable_parameters())
+        frozen = not tree_flatten(body.head(model).trainable_parameters())
         if frozen and hidden.dtype == mx.float32:
             return head_loss(model, hidden, targets)
         return original(model, hidden, targets)

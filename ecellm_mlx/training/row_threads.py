@@ -3,8 +3,8 @@
 MLX's CPU backend computes products on all cores and everything else on one. Rows do
 not depend on each other, so each core can take some of them through the whole forward
 and backward pass, with products of its own (of several cores, where there are more
-cores than rows). Gradients are added in the order of the
-parts: the same bits in every run on as many cores. Other devices get the batch whole.
+cores than rows). Gradients are added in the order of the parts: the same bits in every
+run on as many cores. Other devices get the batch whole.
 
 Every thread has a tree of modules of its own, since MLX differentiates a model by
 putting traced arrays into its modules; the arrays themselves are shared.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from ecellm_mlx import runtime
@@ -60,11 +60,9 @@ class RowThreads:
             mx.eval(found)
             return found
 
-        value, gradient = None, None
-        for more, gradients in self._each(part, batch, training=True):
-            value = more if value is None else value + more
-            gradient = gradients if gradient is None else tree_map(mx.add, gradient, gradients)
-        assert value is not None, "a batch has a supervised token"
+        (value, gradient), *others = self._each(part, batch, training=True)
+        for more, gradients in others:
+            value, gradient = value + more, tree_map(mx.add, gradient, gradients)
         return value, gradient
 
     def loss(self, batch: Batch) -> mx.array:
@@ -89,23 +87,18 @@ class RowThreads:
             other.update(parameters)
         for each in self._models:
             each.train(training)
-        parts = batch.parts(len(self._models))
-        with self._host.active(), runtime.cores_shared_by(len(parts)):
-            waiting = [
-                thread.submit(work, number, rows)
-                for number, (thread, rows) in enumerate(
-                    zip(self._threads, parts[1:], strict=False), start=1
-                )
+        first, *rest = batch.parts(len(self._models))
+        with self._host.active(), runtime.cores_shared_by(1 + len(rest)):
+            found = [
+                self._threads[place].submit(work, place + 1, rows)
+                for place, rows in enumerate(rest)
             ]
             try:
-                first = work(0, parts[0])
+                mine = work(0, first)
             finally:
                 # Also when this part failed: nothing may run on behind our back.
-                found = [future.exception() or future.result() for future in waiting]
-        for result in found:
-            if isinstance(result, BaseException):
-                raise result
-        return [first, *found]
+                wait(found)
+        return [mine, *(future.result() for future in found)]
 
 
 def replica(model: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ of them anew whenever the focus moves, which a key would wait for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from textual import events
 from textual.app import App
@@ -40,11 +40,11 @@ def fitting(keys: list[ShownKey], last: list[ShownKey], width: int) -> list[Show
     for key in keys:
         if x + key.width > width - tail - 1:
             break
-        placed.append(ShownKey(key.key, key.label, key.words, key.enabled, x))
+        placed.append(replace(key, x=x))
         x += key.width + len(GAP)
     x = max(x, width - tail + len(GAP) - 1)
     for key in last:
-        placed.append(ShownKey(key.key, key.label, key.words, key.enabled, x))
+        placed.append(replace(key, x=x))
         x += key.width + len(GAP)
     return placed
 
