@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -29,6 +29,8 @@ MIN_CHUNK_ROWS = 256
 BATCHES_PER_CHUNK = 16
 METRICS_INTERVAL_S = 1.0
 SAMPLE_INTERVAL_S = 10.0
+# So many rows whose input was shortened are named; all are counted.
+NAMED_SHORTENED = 20
 
 
 class Answered(Protocol):
@@ -46,6 +48,10 @@ class Answered(Protocol):
     def probability(self) -> float | None:
         """How sure the model is, 0-1."""
 
+    @property
+    def shortened(self) -> int:
+        """Tokens that the row's input lost, because its prompt was too long."""
+
 
 # Answers one batch of rows, in any order.
 Ask = Callable[[Sequence[Row]], Iterator[Answered]]
@@ -60,6 +66,7 @@ class Tally:
     computed: int = 0
     errors: int = 0
     rejected: int = 0
+    shortened: int = 0
     confidence: list[int] = field(default_factory=lambda: [0] * BINS)
     # Rows that needed work, and the seconds since it began: what a rate is made of.
     worked: int = 0
@@ -85,7 +92,7 @@ def plan(table: Table, question: Question, journal: Journal, size: int) -> None:
     """
     rows = 0
     for number, chunk in enumerate(_chunks(table, question, size)):
-        journal.plan(number, [p.key for p in chunk if p.row])
+        journal.plan(number, [p.key for _, p in chunk if p.row])
         rows += len(chunk)
     if not rows:
         _raise_unusable(table)
@@ -139,17 +146,24 @@ class Answering:
         short = chunks * size - journal.rows if chunks and shard.owns(chunks - 1) else 0
         self.tally = Tally(total=ours * size - short, confidence=journal.histogram())
         self._told = self._sampled = 0.0
+        self._unit = Table.unit
 
     def run(self, table: Table, question: Question) -> bool:
         """Answer; returns whether all was done, False if the job was asked to stop."""
+        self._unit = table.unit
         for number, chunk in enumerate(_chunks(table, question, self.size)):
             if self.shard.owns(number) and not self._answer_chunk(number, chunk):
                 return False
         self._tell(final=True)
+        if self.tally.shortened > NAMED_SHORTENED:
+            self._warn(
+                f"the inputs of {self.tally.shortened} rows were shortened to fit into the "
+                "model's context"
+            )
         return True
 
-    def _answer_chunk(self, number: int, chunk: Sequence[Product]) -> bool:
-        waiting = Counter(p.key for p in chunk if p.row)
+    def _answer_chunk(self, number: int, chunk: Sequence[tuple[int, Product]]) -> bool:
+        waiting = Counter(p.key for _, p in chunk if p.row)
         known = self.journal.known(list(waiting))
         if len(known) < len(waiting):
             raise JobError(
@@ -157,16 +171,18 @@ class Answering:
             )
         ours: dict[bytes, Row] = {}
         done: set[bytes] = set()
-        for product in chunk:
+        places: dict[bytes, int] = {}
+        for place, product in chunk:
             if product.row is None:
                 continue
+            places.setdefault(product.key, place)
             of = known[product.key]
             earlier = of.answered_in is not None and of.answered_in != self.journal.pass_id
             if of.chunk == number and not earlier:
                 ours[product.key] = product.row
                 if of.answered_in is not None:
                     done.add(product.key)
-        self.tally.errors += sum(p.row is None for p in chunk)
+        self.tally.errors += sum(p.row is None for _, p in chunk)
         self.tally.done += len(chunk) - sum(waiting[key] for key in ours)
         self.tally.done += sum(waiting[key] for key in done)
         # Length first: rows of similar length waste little padding.
@@ -175,17 +191,24 @@ class Answering:
             keys = order[start : start + self.batch_size]
             # A batch is committed as a whole, so it is there or not.
             if keys[0] not in done:
-                self._answer_batch(keys, [ours[key] for key in keys], waiting)
+                self._answer_batch(keys, [ours[key] for key in keys], waiting, places)
             if self.guard.poll(self.context) is Control.STOP:
                 return False
         self._tell()
         return True
 
     def _answer_batch(
-        self, keys: Sequence[bytes], rows: Sequence[Row], weights: Counter[bytes]
+        self,
+        keys: Sequence[bytes],
+        rows: Sequence[Row],
+        weights: Counter[bytes],
+        places: Mapping[bytes, int],
     ) -> None:
-        entries = self._entries(keys, rows)
+        cut: dict[bytes, int] = {}
+        entries = self._entries(keys, rows, cut)
         self.journal.add(entries)
+        for key, tokens in cut.items():
+            self._tell_shortened(places[key], tokens, weights[key])
         for entry in entries:
             if entry.confidence is not None:
                 place = min(int(entry.confidence * BINS), BINS - 1)
@@ -204,20 +227,40 @@ class Answering:
             )
         self._tell()
 
-    def _entries(self, keys: Sequence[bytes], rows: Sequence[Row]) -> list[Entry]:
-        """Answers in the order of ``keys``; a row that cannot be asked gets its error."""
+    def _tell_shortened(self, place: int, tokens: int, rows: int) -> None:
+        """Say which row lost text; of many, the job tells the number at its end."""
+        if self.tally.shortened < NAMED_SHORTENED:
+            also = f" and {rows - 1} equal ones" if rows > 1 else ""
+            self._warn(
+                f"{self._unit} {place}{also}: the prompt is too long for the model, so its "
+                f"input was shortened by {tokens} tokens"
+            )
+        self.tally.shortened += rows
+
+    def _warn(self, message: str) -> None:
+        self.context.emit(events.Warned(message=message))
+
+    def _entries(
+        self, keys: Sequence[bytes], rows: Sequence[Row], cut: dict[bytes, int]
+    ) -> list[Entry]:
+        """Answers in the order of ``keys``; a row that cannot be asked gets its error.
+
+        ``cut`` receives the tokens that inputs lost.
+        """
         try:
-            found = {
-                a.index: Entry(keys[a.index], a.prediction, a.probability)
-                for a in self.ask(rows)
-            }
+            found = {}
+            for answer in self.ask(rows):
+                key = keys[answer.index]
+                found[answer.index] = Entry(key, answer.prediction, answer.probability)
+                if answer.shortened:
+                    cut[key] = answer.shortened
         except DataError as error:
             if len(rows) == 1:
                 return [Entry(keys[0], "", error=error.what)]
             return [
                 entry
                 for key, row in zip(keys, rows, strict=True)
-                for entry in self._entries([key], [row])
+                for entry in self._entries([key], [row], cut)
             ]
         return [found[index] for index in range(len(rows))]
 
@@ -252,9 +295,10 @@ class Answering:
         )
 
 
-def _chunks(table: Table, question: Question, size: int) -> Iterator[list[Product]]:
+def _chunks(table: Table, question: Question, size: int) -> Iterator[list[tuple[int, Product]]]:
+    """Products with their place in the table."""
     ask = question.asker(table.names)
-    products = (ask(row.cells) for row in table.good_rows())
+    products = ((row.line, ask(row.cells)) for row in table.good_rows())
     while chunk := list(islice(products, size)):
         yield chunk
 

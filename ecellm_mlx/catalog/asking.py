@@ -14,8 +14,6 @@ from ecellm_mlx.data.tasks import find as find_task
 if TYPE_CHECKING:
     from ecellm_mlx.models.loading import LoadedModel
 
-VALUES = ("source", "free")
-
 
 def asker(base: LoadedModel, batch_size: int, values: str) -> tuple[Ask, Callable[[], float]]:
     """What answers rows, and what tells its speed (tokens a second).
@@ -26,7 +24,7 @@ def asker(base: LoadedModel, batch_size: int, values: str) -> tuple[Ask, Callabl
         values: ``source`` takes attribute values from the product's text only.
     """
     from ecellm_mlx.inference.answers import Answerer
-    from ecellm_mlx.inference.grammar import Values
+    from ecellm_mlx.inference.values import Values
 
     answerer = Answerer(base, batch_size=batch_size, values=Values(values))
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx import events, jobs, runtime
-from ecellm_mlx.catalog import answering, asking, body, writing
+from ecellm_mlx.catalog import answering, body, writing
 from ecellm_mlx.catalog.question import DEFAULT_MAX_WORDS, Question, build
 from ecellm_mlx.catalog.shards import journal_path
 from ecellm_mlx.catalog.tables import Table, open_table
 from ecellm_mlx.errors import UsageError
+from ecellm_mlx.inference.values import parse as parse_values
 
 __all__ = ["journal_path", "launch", "run_job"]
 
@@ -83,8 +84,7 @@ def launch(
         name=name,
         max_words=max_words,
     )
-    if values not in asking.VALUES:
-        raise UsageError(f"--values {values} is unknown", expected=" or ".join(asking.VALUES))
+    parse_values(values)
     if review_below is not None and not 0 < review_below <= 1:
         raise UsageError(
             "--review-below is no confidence", got=str(review_below), expected="0 to 1"
@@ -138,6 +138,7 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
         "computed": tally.computed,
         "errors": written.errors,
         "rejected": written.rejected,
+        "shortened": tally.shortened,
         "review": written.review,
         "out": str(out),
         "columns": written.columns,

@@ -165,6 +165,7 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
             probabilities = probabilities_of(table, question, answers.journal)
         results |= {
             "computed": answers.tally.computed,
+            "shortened": answers.tally.shortened,
             "errors": sum(p is None for p in probabilities),
             "tokens_per_second": answers.speed(),
         }

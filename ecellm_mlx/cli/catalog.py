@@ -34,9 +34,7 @@ def run(
     adapter: options.Adapter = None,
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
     asked: own.Asked,
-    values: Annotated[
-        str, typer.Option(help="Attribute values: source (from the text only) or free.")
-    ] = "source",
+    values: options.Values = "source",
     review_below: Annotated[
         float | None, typer.Option(help="Rows below this confidence: to a review file.")
     ] = None,
@@ -223,6 +221,7 @@ def _sentence(results: dict[str, Any]) -> str:
         ("computed", "answers computed"),
         ("errors", "errors"),
         ("rejected", "rows that could not be read"), ("review", "rows to review"),
+        ("shortened", "inputs shortened"),
     ):  # fmt: skip
         if results.get(key):
             parts.append(f"{results[key]} {word}")

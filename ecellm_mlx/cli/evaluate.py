@@ -48,6 +48,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="valid or paper; repeatable (default: valid, paper at an endpoint)."),
     ] = None,
+    values: options.Values = "free",
     batch_size: options.BatchSize = 16,
     endpoint: Annotated[
         str | None,
@@ -95,6 +96,7 @@ def evaluate(
         settings=setting or (),
         limit=limit,
         decodings=decoding or (),
+        values=values,
         batch_size=batch_size,
         endpoint=endpoint,
         api=api,

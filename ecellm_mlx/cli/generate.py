@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from ecellm_mlx.data.rows import Row
     from ecellm_mlx.inference.answers import Answer, Answerer
+    from ecellm_mlx.inference.stops import Stops
+    from ecellm_mlx.inference.values import Values
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +46,15 @@ def generate(
         str | None, typer.Option(help="In place of the task's default instruction.")
     ] = None,
     decoding: Annotated[str, typer.Option(help="valid or paper.")] = "valid",
+    values: shared.Values = "free",
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A free answer ends before this text; repeatable. In place of $'\\n###' with "
+            "--task AG.",
+            show_default=False,
+        ),
+    ] = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Most tokens of a free answer to --prompt.")
     ] = 256,
@@ -58,8 +69,12 @@ def generate(
     Example: ecellm generate --model smollm2-135m --task SA --input "Broke in a day." \
 --options '["A: very positive", "B: neutral", "C: very negative"]'
     """
+    from ecellm_mlx.data.tasks import Kind
+    from ecellm_mlx.data.tasks import find as find_task
     from ecellm_mlx.errors import UsageError
     from ecellm_mlx.inference.chat import as_chat
+    from ecellm_mlx.inference.stops import Stops
+    from ecellm_mlx.inference.values import parse as parse_values
 
     if (prompt is None) == (task is None):
         raise UsageError(
@@ -75,11 +90,21 @@ def generate(
         raise UsageError("--chat belongs to --prompt", cure="leave it out with --task")
     if decoding not in ("valid", "paper"):
         raise UsageError(f"--decoding {decoding} is unknown", expected="valid or paper")
-    answerer = _answerer(model, adapter, seed)
+    chosen = parse_values(values)
+    if stop and row and (decoding == "paper" or find_task(row.task).kind is not Kind.TEXT):
+        raise UsageError(
+            "--stop is for free answers: --prompt, or --task AG under valid decoding",
+            got=f"--task {task} --decoding {decoding}",
+            cure="leave --stop out",
+        )
+    stops = Stops(stop or ())
+    answerer = _answerer(model, adapter, seed, chosen, stops)
     if row is None:
         assert prompt is not None
         text = as_chat(answerer.base.tokenizer, prompt) if chat else prompt
-        pieces = answerer.stream_text(text, max_tokens=max_tokens, temperature=temperature)
+        pieces = answerer.stream_text(
+            text, max_tokens=max_tokens, temperature=temperature, stop=stops
+        )
         written = "".join(_shown(pieces, silent=json))
         if json:
             emit_json({"prediction": written})
@@ -126,21 +151,28 @@ def _shown(pieces: Iterator[str], *, silent: bool) -> Iterator[str]:
         emit()
 
 
-def _answerer(model: str, adapter: str | None, seed: int) -> Answerer:
+def _answerer(
+    model: str, adapter: str | None, seed: int, values: Values, stops: Stops
+) -> Answerer:
     from ecellm_mlx.models import adapter_files
 
     # A missing adapter is told before the model is loaded, which may take a while.
     folder = adapter_files.folder_of(adapter) if adapter else None
 
     from ecellm_mlx import backend  # noqa: F401  # first of all that imports mlx
-    from ecellm_mlx.inference.answers import Answerer
+    from ecellm_mlx.inference.answers import STOPS, Answerer
     from ecellm_mlx.models import loading, lora
 
     base = loading.load(model, warn=lambda text: narrate(f"warning: {text}"))
     if folder:
         lora.load(base.model, Path(folder), base=base.fingerprint)
     return Answerer(
-        base, batch_size=1, seed=seed, warn=lambda text: narrate(f"warning: {text}")
+        base,
+        batch_size=1,
+        seed=seed,
+        values=values,
+        stop=stops or STOPS,
+        warn=lambda text: narrate(f"warning: {text}"),
     )
 
 

@@ -15,6 +15,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Registry name or folder.")]
 Adapter = Annotated[str | None, typer.Option("--adapter", "-a", help="Adapter folder or run.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Rows computed at once.")]
+Values = Annotated[
+    str, typer.Option("--values", help="Attribute values: source (from the text only) or free.")
+]
 RunFolder = Annotated[Path | None, typer.Option("--out", help="Run directory to create.")]
 Run = Annotated[str, typer.Argument(help="Run directory, or its name in `ecellm runs`.")]
 

@@ -30,6 +30,8 @@ from ecellm_mlx.evaluation import local, thresholds
 from ecellm_mlx.evaluation.endpoint import Api, Endpoint
 from ecellm_mlx.evaluation.journal import Journal, Record
 from ecellm_mlx.files import write_atomic, write_json
+from ecellm_mlx.inference.values import Values
+from ecellm_mlx.inference.values import parse as parse_values
 from ecellm_mlx.models import adapter_files, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from ecellm_mlx.evaluation.metrics import TextScorer
 
 DECODINGS = ("valid", "paper")
+# Keys of the journal that predictions do without.
+INTERNAL = ("decoding", "shortened")
 SUBSET_SEED = 0
 CONCURRENCY = 4
 PROGRESS_S = 1.0
@@ -51,6 +55,7 @@ def launch(
     settings: Sequence[str] = (),
     limit: int | None = None,
     decodings: Sequence[str] = (),
+    values: str = "free",
     batch_size: int = 16,
     seed: int = 42,
     endpoint: str | None = None,
@@ -73,6 +78,8 @@ def launch(
         tasks, settings: which rows; all when empty.
         limit: at most so many rows, alike in make-up to all.
         decodings: ``valid`` and ``paper``; an endpoint only knows ``paper``.
+        values: ``source`` takes attribute values from the row's text only, ``free`` lets
+            the model write them; of the ``valid`` decoding.
         batch_size, seed: of the computation here.
         endpoint: base address of a server to ask instead.
         api, frame, concurrency, timeout_s: how to ask it.
@@ -89,6 +96,11 @@ def launch(
     decodings = decodings or (("paper",) if endpoint else ("valid",))
     if unknown := [d for d in decodings if d not in DECODINGS]:
         raise UsageError(f"--decoding {unknown[0]} is unknown", expected=" or ".join(DECODINGS))
+    if parse_values(values) is Values.SOURCE and "valid" not in decodings:
+        raise UsageError(
+            "--values source has no effect without --decoding valid",
+            cure="leave --values out: free generation follows no grammar",
+        )
     if threshold_from:
         thresholds.choose(jobs.find(threshold_from).path)
     names = [find_task(task).name for task in tasks]
@@ -102,6 +114,7 @@ def launch(
         "settings": list(settings),
         "limit": limit,
         "decodings": list(decodings),
+        "values": values,
         "batch_size": batch_size,
         "seed": seed,
         "endpoint": None,
@@ -158,6 +171,11 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
         run.write_predictions()
     if len(journal) < run.total:
         return "stopped", {"answers": len(journal)}
+    if cut := run.shortened():
+        run.warn(
+            f"the inputs of {len(cut)} of {len(rows)} rows were shortened to fit into the "
+            "model's context"
+        )
     results = run.results(scorer)
     write_json(context.run.path / "metrics.json", results)
     _write_report(context)
@@ -196,7 +214,11 @@ class _Run:
         if config["adapter"]:
             lora.load(base.model, Path(config["adapter"]), base=base.fingerprint)
         answerer = Answerer(
-            base, batch_size=config["batch_size"], seed=config["seed"], warn=self.warn
+            base,
+            batch_size=config["batch_size"],
+            seed=config["seed"],
+            values=Values(config["values"]),
+            warn=self.warn,
         )
         self._announce(str(RUNTIME.device))
         decodings = [Decoding(name) for name in self.decodings]
@@ -259,7 +281,7 @@ class _Run:
             found = self.journal.records.get(decoding, {})
             lines = [
                 json.dumps(
-                    {k: v for k, v in found[row.id].items() if k != "decoding"},
+                    {k: v for k, v in found[row.id].items() if k not in INTERNAL},
                     ensure_ascii=False,
                 )
                 for row in self.rows
@@ -300,10 +322,21 @@ class _Run:
             "data": self.config["data"],
             "n": len(self.rows),
             "subset": bool(self.config["limit"]),
+            "values": self.config["values"],
+            "shortened": len(self.shortened()),
             "decodings": scores,
             "details": more,
             "tokens_per_second": self.tokens_per_second,
             "peak_memory_gb": self.peak_memory_gb,
+        }
+
+    def shortened(self) -> set[str]:
+        """Ids of the rows whose input was cut, because the prompt was too long."""
+        return {
+            identity
+            for records in self.journal.records.values()
+            for identity, record in records.items()
+            if record.get("shortened")
         }
 
     def _announce(self, device: str) -> None:

@@ -18,7 +18,8 @@ from ecellm_mlx.files import storage_errors
 
 FILE = "answers.jsonl"
 
-# A line: decoding, id, task, setting, prediction, and probability where options were scored.
+# A line: decoding, id, task, setting, prediction; probability where options were scored, and
+# shortened where the input lost so many tokens.
 Record = dict[str, Any]
 
 

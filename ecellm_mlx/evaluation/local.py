@@ -78,4 +78,6 @@ def record(row: Row, found: Answer) -> Record:
     }
     if found.probability is not None:
         result["probability"] = round(found.probability, 6)
+    if found.shortened:
+        result["shortened"] = found.shortened
     return result

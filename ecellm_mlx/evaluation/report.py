@@ -121,6 +121,12 @@ def _about(systems: Sequence[System]) -> Iterator[Block]:
         frozenset({1, 2, 3}),
     )
     yield Paragraph(f"Rows of {systems[0].metrics['data']}.")
+    for system in systems:
+        if cut := system.metrics.get("shortened"):
+            yield Paragraph(
+                f"{system.name}: {cut} inputs were shortened to fit into the model's context.",
+                note=True,
+            )
     if any(system.metrics["subset"] for system in systems):
         yield Paragraph(
             "These are figures of a stratified subset of the rows: they are not comparable "

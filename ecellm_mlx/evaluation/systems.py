@@ -70,13 +70,14 @@ def load(run: Path) -> list[System]:
         # A run keeps its adapter in a folder that is always called so.
         name += f" + {adapter.parent.name if adapter.name == 'adapter' else adapter.name}"
     systems = []
+    values = " of source texts" if metrics.get("values") == "source" else ""
     for decoding in decodings:
         plain = decoding == decodings[0]
         file = run / (predictions.FILE if plain else f"predictions.{decoding}.jsonl")
         found = predictions.read(file)
         systems.append(
             System(
-                f"{name} ({decoding})",
+                f"{name} ({decoding}{values if decoding == 'valid' else ''})",
                 run,
                 metrics,
                 decoding,

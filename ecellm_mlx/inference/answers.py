@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ecellm_mlx.data.rows import Row
@@ -18,13 +18,16 @@ from ecellm_mlx.inference import choices, rankings, sampling
 from ecellm_mlx.inference.choices import Scoring
 from ecellm_mlx.inference.decoding import Decoder, Progress, Rule
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt
-from ecellm_mlx.inference.grammar import Grammar, Matcher, Values, attribute_list_grammar
+from ecellm_mlx.inference.grammar import Grammar, Matcher, attribute_list_grammar
 from ecellm_mlx.inference.rankings import Items, Ranking
 from ecellm_mlx.inference.requests import Reader, Request, extraction_slots
+from ecellm_mlx.inference.stops import Stops
+from ecellm_mlx.inference.values import Values
 from ecellm_mlx.models.loading import LoadedModel
 
-# Free answers end where an untuned model starts to write the next block of a prompt.
-STOP_TEXTS = ("\n###",)
+# Where an untuned model starts to write the next block of a prompt.
+STOPS = Stops(("\n###",))
+NO_STOPS = Stops(())
 
 
 class Decoding(StrEnum):
@@ -46,6 +49,7 @@ class Answer:
             free text, where none were.
         options: for closed answers the probability of every option, the likeliest
             first, and one in all. For a ranking: of every letter to come first.
+        shortened: tokens that its input lost, because the prompt was too long.
     """
 
     index: int
@@ -53,6 +57,7 @@ class Answer:
     prediction: str
     probability: float | None = None
     options: dict[str, float] = field(default_factory=dict)
+    shortened: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class Answerer:
         seed: of the sampling in ``paper``; a row's answer depends on it and on the
             row's id, not on the rows beside it.
         values: what the values of extracted attributes may be.
+        stop: texts before which a free answer ends, beside the model's own end; the
+            paper's decoding knows none.
         ranking: how rankings are found.
         scoring: how options of several tokens are compared.
         max_context: most tokens of prompt and answer; the model's limit by default.
@@ -105,6 +112,7 @@ class Answerer:
         batch_size: int = 16,
         seed: int = 42,
         values: Values = Values.FREE,
+        stop: Stops = STOPS,
         ranking: Ranking = Ranking.GREEDY,
         scoring: Scoring = Scoring.TREE,
         max_context: int | None = None,
@@ -116,6 +124,7 @@ class Answerer:
         self.values = values
         self.ranking = ranking
         self.scoring = scoring
+        self._stops = stop
         self.speed = Speed()
         self._reader = Reader(base, max_context=max_context, warn=warn)
         self._end = int(base.tokenizer.eos_token_id)
@@ -142,7 +151,7 @@ class Answerer:
                 into the model's context.
         """
         requests = [self._reader.request(row) for row in rows]
-        return self._timed(self._answers(requests, decodings, between))
+        return self._finished_answers(requests, self._answers(requests, decodings, between))
 
     def choose(
         self,
@@ -164,7 +173,8 @@ class Answerer:
         requests = [
             self._reader.request(row, own) for row, own in zip(rows, labels, strict=True)
         ]
-        return self._timed(self._answers(requests, (Decoding.VALID,), between, own=True))
+        answers = self._answers(requests, (Decoding.VALID,), between, own=True)
+        return self._finished_answers(requests, answers)
 
     def stream(self, row: Row, decoding: Decoding = Decoding.VALID) -> Iterator[Piece]:
         """The answer of one row piece by piece; a closed answer is one piece.
@@ -177,21 +187,27 @@ class Answerer:
         self.speed.prompt_tokens += len(request.prompt)
         if request.options and decoding is Decoding.VALID:
             (answer,) = self._scored(batch, [request], [0], own=False)
-            yield Piece(answer.prediction, answer)
+            yield Piece(answer.prediction, replace(answer, shortened=request.shortened))
             return
+        stops = self._stops_of(decoding, request.task.kind)
         written = ""
         for progress in self._decoded(batch, self._rule((0, decoding), request)):
-            # Half a character at the end is not shown before its other half is there.
-            text = self._text(progress.tokens, stop=decoding is Decoding.VALID)
+            text = stops.cut(self._text(progress.tokens))
             if progress.done:
-                answer = Answer(0, decoding, text, self._probability(progress.key))
+                probability = self._probability(progress.key)
+                answer = Answer(0, decoding, text, probability, shortened=request.shortened)
                 yield Piece(text[len(written) :], answer)
-            elif text.startswith(written) and not text.endswith("\ufffd"):
-                yield Piece(text[len(written) :])
-                written = text
+            elif sure := _settled(stops.settled(text), written):
+                yield Piece(sure)
+                written += sure
 
     def stream_text(
-        self, prompt: str, *, max_tokens: int, temperature: float = 0.0
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        stop: Stops = NO_STOPS,
     ) -> Iterator[str]:
         """The continuation of a text that is no row, piece by piece.
 
@@ -199,6 +215,7 @@ class Answerer:
             prompt: what the model reads, as it stands.
             max_tokens: most tokens of the continuation.
             temperature: 0 takes the likeliest token each time.
+            stop: texts before which the continuation ends, beside the model's own end.
         """
         tokens = self._reader.text(prompt)
         (batch,) = self.engine.prefill([Prompt(tokens)])
@@ -209,13 +226,16 @@ class Answerer:
             if temperature
             else sampling.greedy
         )
-        rule = Rule(prompt, chooser, self.base.stop_ids, max_tokens)
+        rule = Rule(prompt, chooser, self.base.stop_ids, max_tokens, ended=self._ended_by(stop))
         written = ""
         for progress in self._decoded(batch, rule):
-            text = self._text(progress.tokens, stop=False)
-            if progress.done or (text.startswith(written) and not text.endswith("\ufffd")):
-                yield text[len(written) :]
-                written = text
+            text = stop.cut(self._text(progress.tokens))
+            sure = (
+                text[len(written) :] if progress.done else _settled(stop.settled(text), written)
+            )
+            if sure:
+                yield sure
+                written += sure
 
     def _answers(
         self,
@@ -242,10 +262,10 @@ class Answerer:
             if rules:
                 part = batch.part([place for place, _ in rules])
                 decoder.add(part, [rule for _, rule in rules])
-            yield from self._finished(decoder, leave=rows_at_once // 2)
+            yield from self._finished(decoder, requests, leave=rows_at_once // 2)
             if not between():
                 return
-        yield from self._finished(decoder, leave=0)
+        yield from self._finished(decoder, requests, leave=0)
 
     def _scored(
         self, batch: Prefilled, members: list[Request], places: list[int], *, own: bool
@@ -315,7 +335,7 @@ class Answerer:
             sampling.greedy,
             self.base.stop_ids,
             request.task.max_new_tokens,
-            ended=self._has_stop_text,
+            ended=self._ended_by(self._stops),
         )
 
     def _decoded(self, batch: Prefilled, rule: Rule) -> Iterator[Progress]:
@@ -323,13 +343,16 @@ class Answerer:
         decoder.add(batch, [rule])
         return decoder.run()
 
-    def _finished(self, decoder: Decoder, leave: int) -> Iterator[Answer]:
+    def _finished(
+        self, decoder: Decoder, requests: list[Request], leave: int
+    ) -> Iterator[Answer]:
         for progress in decoder.run(leave):
             if progress.done:
                 assert isinstance(progress.key, tuple)
                 index, decoding = progress.key
                 self.speed.answer_tokens += len(progress.tokens)
-                text = self._text(progress.tokens, stop=decoding is Decoding.VALID)
+                stops = self._stops_of(decoding, requests[index].task.kind)
+                text = stops.cut(self._text(progress.tokens))
                 yield Answer(index, decoding, text, self._probability(progress.key))
 
     def _probability(self, key: Hashable) -> float | None:
@@ -337,33 +360,43 @@ class Answerer:
         matcher = self._matchers.pop(key, None)
         return matcher.probability if matcher else None
 
-    def _text(self, tokens: list[int], *, stop: bool) -> str:
-        text = str(self.base.tokenizer.decode(tokens, skip_special_tokens=True))
-        if stop:
-            for mark in STOP_TEXTS:
-                text = text.split(mark, 1)[0]
-        return text
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.base.tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def _has_stop_text(self, tokens: list[int]) -> bool:
-        text = str(self.base.tokenizer.decode(tokens, skip_special_tokens=True))
-        return any(mark in text for mark in STOP_TEXTS)
+    def _stops_of(self, decoding: Decoding, kind: Kind) -> Stops:
+        """Only free text ends on text: a value of a list may hold any."""
+        free = decoding is Decoding.VALID and kind is Kind.TEXT
+        return self._stops if free else NO_STOPS
+
+    def _ended_by(self, stops: Stops) -> Callable[[list[int]], bool]:
+        return lambda tokens: bool(stops) and stops.found(self._text(tokens))
 
     def _compiled_grammar(self) -> Grammar:
         if self._grammar is None:
             self._grammar = Grammar(self.base.tokenizer, self.engine.vocab_size)
         return self._grammar
 
-    def _timed(self, answers: Iterator[Answer]) -> Iterator[Answer]:
-        """The same answers; the time that the consumer takes is not counted."""
+    def _finished_answers(
+        self, requests: list[Request], answers: Iterator[Answer]
+    ) -> Iterator[Answer]:
+        """The same with what was cut; the time that the consumer takes is not counted."""
         while True:
             started = time.perf_counter()
             answer = next(answers, None)
             self.speed.seconds += time.perf_counter() - started
             if answer is None:
                 return
-            yield answer
+            shortened = requests[answer.index].shortened
+            yield replace(answer, shortened=shortened) if shortened else answer
 
 
 def _by_text(request: Request, scores: Sequence[float]) -> dict[str, float]:
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     return {request.options[i].text: scores[i] for i in order}
+
+
+def _settled(text: str, written: str) -> str:
+    """What can be shown behind ``written``: half a character waits for its other half."""
+    if text.startswith(written) and not text.endswith("\ufffd"):
+        return text[len(written) :]
+    return ""

@@ -5,6 +5,11 @@ least once, and as a source only the fields that the row has. A value is any tex
 (``Values.SOURCE``) words of the field that is named as its source. llguidance masks
 the tokens; text that the grammar forces (braces, keys, attribute names) is appended
 without asking the model.
+
+It is a Lark grammar because a JSON schema cannot say this. One or two entries for each of
+several attributes need ``contains``, which llguidance does not implement, or an alternative
+for each combination; and no keyword asks for a piece of a given text, whose pieces as an
+``enum`` grow with the square of its words (125,250 for 500 words, which llguidance refuses).
 """
 
 from __future__ import annotations
@@ -13,7 +18,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -22,6 +26,7 @@ from numpy.typing import NDArray
 
 from ecellm_mlx.inference.decoding import Chooser
 from ecellm_mlx.inference.engine import Logits
+from ecellm_mlx.inference.values import Values
 
 NONE = "None"
 MAX_VALUE_CHARACTERS = 80
@@ -29,13 +34,6 @@ MAX_VALUES_PER_ATTRIBUTE = 2
 # Annotators' values end where words do (1,694 of 1,695 in our sample's source data), or
 # between a number and its unit.
 WORD = re.compile(r"\d+|[^\W\d_]+|.", re.DOTALL)
-
-
-class Values(StrEnum):
-    """What a value may be."""
-
-    FREE = "free"
-    SOURCE = "source"
 
 
 def attribute_list_grammar(

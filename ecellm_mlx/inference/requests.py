@@ -46,6 +46,7 @@ class Request:
         group: rows of one group share a prefix.
         options: the closed set of answers; empty for open tasks. For rankings, the
             ranked letters.
+        shortened: tokens that the input lost.
     """
 
     row: Row
@@ -53,6 +54,7 @@ class Request:
     prompt: tuple[int, ...]
     group: str
     options: tuple[Option, ...] = field(default=())
+    shortened: int = 0
 
 
 class Reader:
@@ -92,9 +94,9 @@ class Reader:
         texts = answer_set(row, task) if labels is None else _checked(row, labels)
         options = tuple(Option(text, self.answer_tokens(text)) for text in texts)
         longest = max((len(option.tokens) for option in options), default=task.max_new_tokens)
-        row, tokens = self._fitted(row, longest)
+        row, tokens, lost = self._fitted(row, longest)
         group = prompts.segments(row, self._frame)[0]
-        return Request(row, task, tokens, group, options)
+        return Request(row, task, tokens, group, options, lost)
 
     def text(self, prompt: str) -> tuple[int, ...]:
         """The tokens of a prompt that is no row."""
@@ -109,10 +111,11 @@ class Reader:
         # The tokenizer merges the border; such an answer stands by itself.
         return tuple(self._encode(answer, add_special_tokens=False))
 
-    def _fitted(self, row: Row, answer_length: int) -> tuple[Row, tuple[int, ...]]:
+    def _fitted(self, row: Row, answer_length: int) -> tuple[Row, tuple[int, ...], int]:
+        """The row, its prompt, and how many tokens of its input were cut."""
         tokens = tuple(self._encode(prompts.prompt(row, self._frame)))
         if self.max_context is None or len(tokens) + answer_length <= self.max_context:
-            return row, tokens
+            return row, tokens, 0
         room = self.max_context - answer_length
         whole, shorter, fits = len(tokens), row, False
         # Characters to keep, by bisection: tokens hardly ever grow when text shrinks.
@@ -140,7 +143,7 @@ class Reader:
             f"row {row.id}: its prompt of {whole} tokens is too long for the model, so its "
             f"input was shortened by {whole - len(tokens)} tokens"
         )
-        return shorter, tokens
+        return shorter, tokens, whole - len(tokens)
 
 
 def context_length(config: dict[str, Any]) -> int | None:

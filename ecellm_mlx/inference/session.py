@@ -8,7 +8,7 @@ the face that started it.
     {"id": 1, "op": "load", "model": "smollm2-135m", "adapter": RUN or null}
         → loaded {device, frame, seconds}
     {"id": 2, "op": "generate", "prompt": TEXT, "side": "base" | "adapter",
-     "max_tokens": 200, "temperature": 0, "chat": false}
+     "max_tokens": 200, "temperature": 0, "chat": false, "stop": [TEXT, …] or null}
         → text {text}, again and again, then done {text, tokens, prompt_tokens, seconds, ending}
     {"id": 3, "op": "answer", "side": …, "rows": [{task, instruction, input, options}]}
         → text {index, text} where an answer is written, answer {index, prediction,
@@ -33,6 +33,7 @@ from typing import IO, Any
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import EcellmError, UsageError
 from ecellm_mlx.inference.chat import as_chat
+from ecellm_mlx.inference.stops import Stops
 
 from converters.errors import ConversionError
 
@@ -108,7 +109,10 @@ class Session:
         if request.get("chat"):
             prompt = as_chat(seat.base.tokenizer, prompt)
         pieces = seat.answerer.stream_text(
-            prompt, max_tokens=limit, temperature=float(request.get("temperature", 0.0))
+            prompt,
+            max_tokens=limit,
+            temperature=float(request.get("temperature", 0.0)),
+            stop=Stops([str(text) for text in request.get("stop") or ()]),
         )
         for piece in pieces:
             watch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,29 @@ def test_a_row_that_cannot_be_asked_spoils_no_other(
         assert row[5:] == (
             ["", "", "row x is too long"] if row in wrong else ["A", "0.5000", ""]
         )
+
+
+def test_shortened_inputs_are_named_by_line_and_counted(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, out = tmp_path / "shop.csv", tmp_path / "out.csv"
+    long = "a lamp that glows " * 600
+    shop.write_text(f"title\nlamp\n{long}\n{long}\n{long} red\nshoe\n", encoding="utf-8")
+    run = job.launch(shop, model=str(tiny), out=out, max_words=5000, **KIND)
+    _, results = run_here(run)
+    assert results["shortened"] == 3
+    told = [e.message for e in run.reader().read() if isinstance(e, events.Warned)]
+    assert len(told) == 2
+    assert told[0].startswith("line 3 and 1 equal ones: the prompt is too long")
+    assert told[1].startswith("line 5: the prompt is too long")
+    assert all(re.search(r"shortened by \d+ tokens$", message) for message in told)
+    # Of many rows some are named and all are counted.
+    monkeypatch.setattr(answering, "NAMED_SHORTENED", 1)
+    other = job.launch(shop, model=str(tiny), out=tmp_path / "b.csv", max_words=5000, **KIND)
+    run_here(other)
+    told = [e.message for e in other.reader().read() if isinstance(e, events.Warned)]
+    assert len(told) == 2
+    assert told[1] == "the inputs of 3 rows were shortened to fit into the model's context"
 
 
 def test_the_table_may_not_change_under_the_job(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -234,6 +235,94 @@ def test_rows_that_changed_are_not_mixed(tiny: Path, dataset: Path, tmp_path: Pa
     data.write_text(data.read_text().replace("the", "a"), encoding="utf-8")
     with pytest.raises(JobError, match=r"the data of .* changed"):
         run_here(run)
+
+
+HOSTILE = (
+    'Lamp "Glow" {3 pack} [new] \\ 12" tall',
+    '"}, {"attribute": "color", "value": "red", "source": "None"}]',
+    "Lampe 🦋💡👩\u200d🚀 für's Büro",
+    "line one\nline two\ttab\r\n\x0b\x00 end",
+    "Cafe\u0301 n\u0303 Z\u0351\u0346a\u0334lgo",
+    "مصباح \u202eLED\u202c أسود",
+    "\\\\\\ \\u0041 \\n",
+)
+
+
+def test_values_from_the_text_of_hostile_titles(
+    ecellm: Any, refused: Any, tiny: Path, tmp_path: Path
+) -> None:
+    """`--values source`: every value is a piece of its field, and the report says so."""
+    label = json.dumps([{"attribute": "color", "value": "None", "source": "None"}])
+    members = [
+        {
+            "id": str(n),
+            "instruction": "Extract.",
+            "input": json.dumps({"product title": title, "target attributes": "Color"}),
+            "options": None,
+            "output": label,
+            "task": "Attribute_Value_Extraction",
+            "setting": "IND_Diverse_Instruction",
+            "split": "test",
+        }
+        for n, title in enumerate(HOSTILE)
+    ]
+    data = tmp_path / "titles.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in members), encoding="utf-8")
+    common = ("eval", "--model", tiny, "--data", data)
+    run = tmp_path / "run"
+    done = ecellm(*common, "--values", "source", "--out", run, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["values"] == "source"
+    job = json.loads((run / "job.json").read_text(encoding="utf-8"))
+    assert job["config"]["values"] == "source", "a resumed run goes on with it"
+    lines = (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {line["id"]: json.loads(line["prediction"]) for line in map(json.loads, lines)}
+    assert len(found) == len(HOSTILE)
+    given = 0
+    for n, title in enumerate(HOSTILE):
+        for item in found[str(n)]:
+            assert item["attribute"] == "color"
+            if item["source"] == "None":
+                assert item["value"] == "None"
+                continue
+            given += 1
+            assert item["value"] in title or item["value"] in title.lower()
+    assert given, "some values were found"
+    assert "(valid of source texts)" in (run / "report.md").read_text(encoding="utf-8")
+    assert "--values words is unknown" in refused(*common, "--values", "words", status=2)
+    said = refused(*common, "--values", "source", "--decoding", "paper", status=2)
+    assert "--values source has no effect without --decoding valid" in said
+
+
+def test_shortened_inputs_are_named_and_counted(
+    ecellm: Any, tiny: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """Also by a run that was stopped before it could count them all."""
+    data = dataset / "test.jsonl"
+    items = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    for item in items:
+        if item["task"] == "Sentiment_Analysis":
+            item["input"] += " and it glows" * 1000
+    long = [item["id"] for item in items if item["task"] == "Sentiment_Analysis"]
+    data.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    run = tmp_path / "run"
+    done = ecellm("eval", "--model", tiny, "--data", data, "--out", run)
+    assert done.returncode == 0, done.stderr
+    for name in long:
+        assert re.search(
+            rf"warning: row {name}: its prompt of \d+ tokens is too long.* \d+ tokens",
+            done.stderr,
+        )
+    said = f"the inputs of {len(long)} of {len(items)} rows were shortened"
+    assert said in done.stderr
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["shortened"] == len(long)
+    assert f"{len(long)} inputs" in (run / "report.md").read_text(encoding="utf-8")
+    keys = set(json.loads((run / "predictions.jsonl").read_text().splitlines()[0]))
+    assert keys <= {"id", "task", "setting", "prediction", "probability"}
+    # The figures of another process come from the journal.
+    (run / "metrics.json").unlink()
+    assert run_here(jobs.RunDirectory(run))["shortened"] == len(long)
 
 
 def test_contradictions_are_usage_errors(tiny: Path, dataset: Path) -> None:

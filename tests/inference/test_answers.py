@@ -15,8 +15,9 @@ from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.tasks import TASKS, Kind
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.inference.answers import Answer, Answerer, Decoding
-from ecellm_mlx.inference.grammar import Values
 from ecellm_mlx.inference.rankings import Ranking
+from ecellm_mlx.inference.stops import Stops
+from ecellm_mlx.inference.values import Values
 from ecellm_mlx.models import loading
 from ecellm_mlx.models.loading import LoadedModel
 
@@ -220,10 +221,30 @@ def test_streamed_pieces_make_up_the_answer(base: LoadedModel) -> None:
 
 
 def test_free_answers_end_before_the_next_block(tiny_base: LoadedModel) -> None:
-    answerer = Answerer(tiny_base)
-    tokens = tiny_base.tokenizer.encode("It glows.\n### Instruction:\nNow")
-    assert answerer._has_stop_text(tokens)
-    assert answerer._text(tokens, stop=True) == "It glows."
+    """By default before the next block of a prompt, else before the texts that are given."""
+    (free,) = Answerer(tiny_base, stop=Stops(())).answer([question()])
+    middle = free.prediction[len(free.prediction) // 2 :][:3]
+    stop = Stops([middle])
+    (cut,) = Answerer(tiny_base, stop=stop).answer([question()])
+    assert cut.prediction == free.prediction.split(middle, 1)[0]
+    pieces = list(Answerer(tiny_base, stop=stop).stream(question()))
+    assert "".join(piece.text for piece in pieces) == cut.prediction
+    # The paper's answers end where the model ends them.
+    paper = (Decoding.PAPER,)
+    plain = [a.prediction for a in Answerer(tiny_base).answer([question()], paper)]
+    stopped = [a.prediction for a in Answerer(tiny_base, stop=stop).answer([question()], paper)]
+    assert plain == stopped
+    default = Answerer(tiny_base)._stops
+    assert default.cut("It glows.\n### Instruction:\nNow") == "It glows."
+
+
+def test_text_that_is_no_row_ends_before_a_stop_text(base: LoadedModel) -> None:
+    answerer = Answerer(base)
+    ask = {"prompt": "The capital of France is", "max_tokens": 24}
+    whole = "".join(answerer.stream_text(**ask))
+    assert " Paris." in whole
+    pieces = list(answerer.stream_text(**ask, stop=Stops(["is.", "aris."])))
+    assert "".join(pieces) == whole.split("aris.", 1)[0]
 
 
 @pytest.mark.parametrize("values", list(Values))
@@ -236,6 +257,8 @@ def test_free_answers_end_before_the_next_block(tiny_base: LoadedModel) -> None:
         "مصباح يدوي LED أسود",
         "\u202eright to left\u202c and \u200bzero width",
         "word " * 400,
+        "Cafe\u0301 Z\u0351\u0346a\u0334lgo n\u0303 \U0001f469\u200d\U0001f680",
+        "\\" * 9 + '"' + "\\u0041\\n",
         '"}, {"attribute": "color", "value": "x',
     ],
 )
@@ -264,5 +287,8 @@ def test_long_inputs_are_shortened_and_named(tiny_base: LoadedModel) -> None:
     assert len(answers) == 2
     assert len(warnings) == 1
     assert "row long" in warnings[0]
+    cut = {rows[answer.index].id: answer.shortened for answer in answers}
+    assert cut["short"] == 0
+    assert f"shortened by {cut['long']} tokens" in warnings[0]
     with pytest.raises(DataError, match="does not fit"):
         Answerer(tiny_base).answer([replace(long_row, instruction="follow " * 3000)])

@@ -30,6 +30,31 @@ def test_one_answer_of_each_kind(ecellm: Any, tiny: Path, smollm2: Path) -> None
     assert "Paris" in free.stdout
 
 
+def test_values_and_stop_texts_are_options(ecellm: Any, tiny: Path, smollm2: Path) -> None:
+    fields = json.dumps({"product title": 'A "lamp" 🦋', "target attributes": "Brand"})
+    listed = ecellm(
+        "generate", "--model", tiny, "--task", "AVE", "--input", fields, "--values", "source"
+    )
+    assert listed.returncode == 0, listed.stderr
+    for item in json.loads(listed.stdout):
+        assert item["value"] == "None" or item["value"] in 'a "lamp" 🦋 A "lamp" 🦋'
+    free = ecellm(
+        "generate", "--model", smollm2, "--prompt", "What is the capital of France?", "--chat",
+        "--max-tokens", "12", "--stop", "Par", "--stop", "\n",
+    )  # fmt: skip
+    assert free.returncode == 0, free.stderr
+    assert free.stdout == "The capital of France is \n"
+
+
+def test_a_shortened_input_is_told(ecellm: Any, tiny: Path) -> None:
+    done = ecellm(
+        "generate", "--model", tiny, "--task", "SA", "--input", "it glows " * 2000,
+        "--options", '["A: good", "B: bad"]',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "warning: row question: its prompt of" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -43,6 +68,14 @@ def test_one_answer_of_each_kind(ecellm: Any, tiny: Path, smollm2: Path) -> None
         (("--task", "PSI", "--input", '{"query": "x"}'), 1, "lacks product"),
         (("--task", "AVE", "--input", "x", "--decoding", "best"), 2, "is unknown"),
         (("--task", "AVE", "--input", "no object"), 1, "no JSON object"),
+        (
+            ("--task", "AVE", "--input", "x", "--values", "words"),
+            2,
+            "--values words is unknown",
+        ),
+        (("--task", "PM", "--input", "{}", "--stop", "x"), 1, "lacks product 1.title"),
+        (("--task", "AVE", "--input", "x", "--stop", "x"), 2, "--stop is for free answers"),
+        (("--prompt", "x", "--stop", ""), 2, "a stop text is empty"),
     ],
 )
 def test_wrong_questions_are_told_in_one_sentence(

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher
+from llguidance.hf import from_tokenizer
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.inference.grammar import Grammar, Values, attribute_list_grammar
+from ecellm_mlx.inference.grammar import Grammar, attribute_list_grammar
 from ecellm_mlx.inference.requests import extraction_slots
+from ecellm_mlx.inference.values import Values
 from ecellm_mlx.models import loading
 
 VOCAB = 49152
@@ -56,6 +59,30 @@ def test_always_valid_and_complete(
     for item in answer:
         assert set(item) == {"attribute", "value", "source"}
         assert item["source"] in ("product title", "x", "None")
+
+
+def test_a_json_schema_cannot_say_it(tokenizer: Any) -> None:
+    """Why there is a grammar: a schema of the same list lets an attribute be left out."""
+
+    def entry(name: str) -> dict[str, Any]:
+        texts = {"attribute": {"const": name}, "value": {"type": "string"}}
+        return {"type": "object", "properties": texts, "required": list(texts)}
+
+    names = ["brand", "color"]
+    schema = {"type": "array", "items": {"anyOf": list(map(entry, names))}, "minItems": 2}
+    answer = json.dumps([{"attribute": "color", "value": "red"}] * 2)
+    tokens = tokenizer.encode(answer, add_special_tokens=False)
+    wrapped = from_tokenizer(tokenizer, n_vocab=VOCAB)
+
+    def matcher(schema: dict[str, Any]) -> Any:
+        text = LLMatcher.grammar_from_json_schema(schema)
+        return LLMatcher(wrapped, text, log_level=0)
+
+    assert matcher(schema).validate_tokens(tokens) == len(tokens)
+    contains = [{"contains": {"properties": {"attribute": {"const": n}}}} for n in names]
+    assert (
+        'Unimplemented keys: ["contains"]' in matcher({**schema, "allOf": contains}).get_error()
+    )
 
 
 def row(value: str) -> Row:
