@@ -24,6 +24,8 @@ from ecellm_mlx.errors import ModelError
 # The layer that correlates best with judgment, as bert-score chooses it, by model type and
 # number of layers. The published figures are roberta-large's (layer 17).
 LAYERS = {("roberta", 24): 17, ("roberta", 12): 10, ("bert", 24): 18, ("bert", 12): 9}
+# Kind, layers, width and compared layer of roberta-large as the published script takes it.
+PUBLISHED = ("roberta", 24, 1024, 17)
 # Their tokenizers tell a word's start by the space before it, and a text starts a word.
 SPACED = ("roberta", "gpt2", "bart", "longformer")
 BATCH = 64
@@ -72,10 +74,20 @@ class BertScorer:
                 got=str(error).strip().splitlines()[0],
                 cure="give the folder of roberta-large",
             ) from None
+        self._shape = (kind, layers, config.get("hidden_size"), self.layer)
         self._torch = torch
         self._model: Any = model.eval()
         self._prefix = " " if kind in SPACED else ""
         self._known: dict[tuple[str, str], tuple[float, float, float]] = {}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Model and layer, for those who read the figures."""
+        return {
+            "model": str(self.folder),
+            "layer": self.layer,
+            "as_published": self._shape == PUBLISHED,
+        }
 
     def __call__(self, answers: list[str], references: list[str]) -> NDArray[np.float64]:
         """Precision, recall and F1 of each answer, (n, 3)."""

@@ -44,8 +44,9 @@ def details(
     Returns:
         For each (task, setting) with answers: ``intervals``; ``confusion`` for yes/no and
         classes; ``attributes`` for extraction; ``calibration`` where every closed answer
-        has a probability; ``threshold`` where there is one; ``worst``, the ids of the
-        worst answers.
+        has a probability; ``threshold`` where there is one; ``bertscore`` of each row,
+        precision, recall and F1, where it was computed; ``worst``, the ids of the worst
+        answers.
     """
     known = probabilities or {}
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -68,6 +69,11 @@ def details(
             found["calibration"] = asdict(calibration(sure, right))
             if thresholds and name in thresholds:
                 found["threshold"] = apply(thresholds[name], members, predictions_by_id, known)
+        if task.kind is Kind.TEXT and text_scorer is not None:
+            scores = text_scorer(answers, [row.output for row in members]).round(6).tolist()
+            found["bertscore"] = {
+                row.id: values for row, values in zip(members, scores, strict=True)
+            }
         found["worst"] = worst(task, answers, members, known, text_scorer=text_scorer)
         result.setdefault(name, {})[setting] = found
     return result

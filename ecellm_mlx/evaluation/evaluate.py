@@ -36,7 +36,7 @@ from ecellm_mlx.models import adapter_files, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
 
 if TYPE_CHECKING:
-    from ecellm_mlx.evaluation.metrics import TextScorer
+    from ecellm_mlx.evaluation.bertscore import BertScorer
 
 DECODINGS = ("valid", "paper")
 # Keys of the journal that predictions do without.
@@ -292,7 +292,7 @@ class _Run:
                 "".join(line + "\n" for line in lines),
             )
 
-    def results(self, scorer: TextScorer | None) -> dict[str, Any]:
+    def results(self, scorer: BertScorer | None) -> dict[str, Any]:
         """The content of ``metrics.json``."""
         from ecellm_mlx.evaluation.details import details
         from ecellm_mlx.evaluation.metrics import score_by_task
@@ -324,6 +324,7 @@ class _Run:
             "subset": bool(self.config["limit"]),
             "values": self.config["values"],
             "shortened": len(self.shortened()),
+            "bertscore": scorer.about if scorer else None,
             "decodings": scores,
             "details": more,
             "tokens_per_second": self.tokens_per_second,
@@ -390,7 +391,7 @@ def _check_unchanged(context: jobs.JobContext, what: str, digest: str) -> None:
         )
 
 
-def _text_scorer(config: dict[str, Any]) -> TextScorer | None:
+def _text_scorer(config: dict[str, Any]) -> BertScorer | None:
     if not config["bertscore"]:
         return None
     from ecellm_mlx.evaluation.bertscore import BertScorer

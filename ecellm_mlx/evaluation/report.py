@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.tasks import TASKS, Task
 from ecellm_mlx.evaluation import plots, published
@@ -25,6 +28,7 @@ from ecellm_mlx.evaluation.documents import (
     to_html,
     to_markdown,
 )
+from ecellm_mlx.evaluation.metrics import TextScorer
 from ecellm_mlx.evaluation.systems import System, distinct, load, rows_of
 from ecellm_mlx.files import ensure_folder, write_atomic
 
@@ -121,6 +125,7 @@ def _about(systems: Sequence[System]) -> Iterator[Block]:
         frozenset({1, 2, 3}),
     )
     yield Paragraph(f"Rows of {systems[0].metrics['data']}.")
+    yield from _bertscore(systems)
     for system in systems:
         if cut := system.metrics.get("shortened"):
             yield Paragraph(
@@ -132,6 +137,23 @@ def _about(systems: Sequence[System]) -> Iterator[Block]:
             "These are figures of a stratified subset of the rows: they are not comparable "
             "with figures of whole test sets, such as the paper's.",
             note=True,
+        )
+
+
+def _bertscore(systems: Sequence[System]) -> Iterator[Block]:
+    """With what model, and whether the published figures compare."""
+    models = [system.metrics.get("bertscore") for system in systems]
+    for found in [m for n, m in enumerate(models) if m and m not in models[:n]]:
+        yield Paragraph(
+            f"BERTScore of {found['model']}, layer {found['layer']}, without idf weights or "
+            "rescaling"
+            + (
+                ", as published."
+                if found["as_published"]
+                else ": the published figures are of layer 17 of roberta-large and do not "
+                "compare with these."
+            ),
+            note=not found["as_published"],
         )
 
 
@@ -217,7 +239,10 @@ def _comparison(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Bloc
     lines = []
     for n, other in enumerate(systems[1:], 1):
         first = _reference(systems[:n], other)
-        for name, by_setting in compare_by_task(rows, first.answers, other.answers).items():
+        compared = compare_by_task(
+            rows, first.answers, other.answers, text_scorer=_known_scores(rows, first, other)
+        )
+        for name, by_setting in compared.items():
             for setting, result in by_setting.items():
                 values, exact = result["strict"], result.get("mcnemar")
                 pair = f"{first.name} → {other.name}"
@@ -238,6 +263,19 @@ def _comparison(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Bloc
         lines,
         frozenset({3, 4, 5, 6, 7}),
     )
+
+
+def _known_scores(rows: Sequence[Row], *systems: System) -> TextScorer | None:
+    """BERTScore as the runs computed it; None unless both did, with the same model."""
+    models = [system.metrics.get("bertscore") for system in systems]
+    if not models[0] or models[0] != models[1]:
+        return None
+    known = {pair: s for system in systems for pair, s in system.text_scores(rows).items()}
+
+    def look_up(answers: list[str], references: list[str]) -> NDArray[np.float64]:
+        return np.array([known[pair] for pair in zip(answers, references, strict=True)])
+
+    return look_up
 
 
 def _reference(earlier: Sequence[System], system: System) -> System:

@@ -37,6 +37,19 @@ class System:
         found = self.metrics["details"][self.decoding]
         return dict(found.get(task, {}).get(setting, {}))
 
+    def text_scores(self, rows: Sequence[Row]) -> dict[tuple[str, str], list[float]]:
+        """BERTScore by answer and expected answer, of the rows that have one."""
+        by_setting = self.metrics["details"][self.decoding].values()
+        known = {
+            identity: values
+            for settings in by_setting
+            for found in settings.values()
+            for identity, values in found.get("bertscore", {}).items()
+        }
+        return {
+            (self.answers[row.id], row.output): known[row.id] for row in rows if row.id in known
+        }
+
     def interval(self, task: Task, setting: str, mode: str) -> Interval:
         """The headline's interval."""
         found = self.details(task.name, setting).get("intervals", {})

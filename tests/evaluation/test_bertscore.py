@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import ModelError
-from ecellm_mlx.evaluation.bertscore import BertScorer
+from ecellm_mlx.evaluation.bertscore import LAYERS, PUBLISHED, BertScorer
 from ecellm_mlx.evaluation.metrics import NO_BLEURT, score
 
 TEXTS = ["Yes, it holds two litres.", "No.", "It holds 2 l of water", "two litres — it does"]
@@ -75,6 +75,14 @@ def test_equals_the_formula_whatever_the_batch(roberta: Path) -> None:
         BertScorer(roberta, layer=2)(answers[:1], references[:1]), found[:1], atol=1e-6
     )
     assert found.std(axis=0).min() > 0, "the texts differ"
+    assert scorer.about == {"model": str(roberta), "layer": 2, "as_published": False}
+
+
+def test_the_published_scripts_model_is_known() -> None:
+    """Its English default is roberta-large, whose hidden states it takes from layer 17."""
+    kind, layers, width, layer = PUBLISHED
+    assert LAYERS[kind, layers] == layer == 17
+    assert (layers, width) == (24, 1024)
 
 
 def test_the_same_text_scores_one_and_an_empty_one_nothing(roberta: Path) -> None:

@@ -107,7 +107,12 @@ def published_extraction(
             skipped += 1
         items = items if isinstance(items, list) else []
         predicted += sum("attribute" in item for item in items)
-        for label in json.loads(label_text):
+        try:
+            expected = json.loads(label_text)
+        except ValueError:
+            # What was answered counts although nothing can be hit.
+            continue
+        for label in expected:
             asked += 1
             for item in items:
                 if not {"attribute", "value", "source"} <= set(item):
@@ -210,6 +215,9 @@ ANSWERED = st.one_of(
     st.fixed_dictionaries({"value": VALUE, "source": SOURCE}),
 )
 LISTED = st.lists(ANSWERED, max_size=5).map(json.dumps)
+EXPECTED = st.one_of(
+    st.lists(LABEL, min_size=1, max_size=4).map(json.dumps), st.just("brand: Acme")
+)
 MALFORMED = st.sampled_from(
     ["", "brand: Acme", "[{", "{}", "3", '{"attribute": "brand"}', "[]"]
 )
@@ -219,12 +227,13 @@ MALFORMED = st.sampled_from(
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(
-        st.tuples(st.lists(LABEL, min_size=1, max_size=4), st.one_of(LISTED, MALFORMED)),
+        st.tuples(EXPECTED, st.one_of(LISTED, MALFORMED)),
         min_size=1,
         max_size=20,
     )
 )
-def test_extraction(setting: str, pairs: list[tuple[list[dict[str, str]], str]]) -> None:
-    labels, answers = [json.dumps(a) for a, _ in pairs], [b for _, b in pairs]
+def test_extraction(setting: str, pairs: list[tuple[str, str]]) -> None:
+    labels, answers = [a for a, _ in pairs], [b for _, b in pairs]
+    assume(any(label.startswith("[") for label in labels))
     rows = rows_of("AVE", labels, setting)
     assert ours("AVE", answers, rows) == published_extraction(answers, labels, setting)

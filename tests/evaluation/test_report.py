@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from ecellm_mlx import sample
@@ -29,6 +31,10 @@ from ecellm_mlx.evaluation.metrics import score_by_task
 from ecellm_mlx.evaluation.systems import System
 
 EVIL = "<script>alert(1)</script> `|` ``` [x](http://evil) \x1b[31m \ud800 & \"'"
+
+
+def write_rows(path: Path, members: list[Row]) -> None:
+    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in members))
 
 
 def finished_run(
@@ -157,6 +163,49 @@ def test_subsets_are_flagged(data: Path, tmp_path: Path) -> None:
     html, markdown = report.write(tmp_path / "out", [run])
     for file in (html, markdown):
         assert "not comparable" in file.read_text(encoding="utf-8")
+
+
+def test_bertscore_is_compared_and_its_model_named(tmp_path: Path) -> None:
+    data = tmp_path / "test.jsonl"
+    members = [
+        Row(str(n), "i", "x", None, f"it holds {n} litres", "Answer_Generation", "IND", "test")
+        for n in range(12)
+    ]
+    write_rows(data, members)
+    about = {"model": "/models/small", "layer": 2, "as_published": False}
+
+    def lengths(answers: list[str], references: list[str]) -> np.ndarray:
+        return np.array([[1 / (1 + len(a))] * 3 for a in answers])
+
+    runs = []
+    for name, text in (("base", "it may hold something"), ("tuned", "yes")):
+        answers = {row.id: f"{text} {row.id}" for row in members}
+        runs.append(
+            finished_run(
+                tmp_path / name, data, answers, bertscore=about,
+                decodings={"valid": score_by_task(members, answers, text_scorer=lengths)},
+                details={"valid": details(members, answers, text_scorer=lengths)},
+            )
+        )  # fmt: skip
+    _, markdown = report.write(tmp_path / "out", runs)
+    text = markdown.read_text(encoding="utf-8")
+    difference = next(
+        line for line in text.splitlines() if "→" in line and "Answers to questions" in line
+    )
+    assert "+0.1" in difference
+    assert "BERTScore of /models/small, layer 2" in text
+    assert "do not compare with these" in text
+    assert "BLEURT is not computed" in text
+    # Of two models nothing is compared.
+    metrics = json.loads((runs[0] / "metrics.json").read_text())
+    metrics["bertscore"] = {**about, "layer": 3}
+    (runs[0] / "metrics.json").write_text(json.dumps(metrics))
+    _, markdown = report.write(tmp_path / "out", runs)
+    text = markdown.read_text(encoding="utf-8")
+    difference = next(
+        line for line in text.splitlines() if "→" in line and "Answers to questions" in line
+    )
+    assert "not computed" in difference
 
 
 def test_runs_of_other_rows_are_refused(data: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import metrics as sk
 
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.rows import Row
@@ -118,6 +119,58 @@ def test_an_interval_is_as_wide_as_theory_says() -> None:
     low, high = intervals(find("SR"), answers, rows)["strict"]["recall@1"]
     half_width = 1.96 * (0.7 * 0.3 / 400) ** 0.5
     assert (high - low) / 2 == pytest.approx(half_width, rel=0.1)
+
+
+def test_intervals_equal_those_of_scipy_with_scikit_learn(
+    sample: dict[str, list[Row]],
+) -> None:
+    """Rows drawn by SciPy, scored by scikit-learn from nothing but labels and answers."""
+    for name, metric in (
+        ("Product_Matching", lambda a, b: sk.f1_score(a, b, pos_label="yes", zero_division=0)),
+        ("Sentiment_Analysis", lambda a, b: sk.f1_score(a, b, average="macro")),
+    ):
+        rows = sample[name]
+        labels = np.array([row.output[:3] if name[0] == "P" else row.output[0] for row in rows])
+        others = {"yes": "no", "no": "yes"}
+        rng = random.Random(3)
+        first, second = (
+            np.array(
+                [
+                    (others.get(label) or rng.choice("ABCDE"))
+                    if rng.random() < share
+                    else label
+                    for label in labels
+                ]
+            )
+            for share in (0.5, 0.3)
+        )
+
+        def drawn(statistic: Any, count: int = len(rows)) -> Any:
+            return stats.bootstrap(
+                (np.arange(count),), statistic, method="percentile", n_resamples=1000,
+                vectorized=False, rng=5,
+            ).confidence_interval  # fmt: skip
+
+        expected = drawn(lambda n, m=metric: m(labels[n], first[n]))  # noqa: B023
+        low, high = intervals(TASKS[name], list(first), rows)["strict"]["f1"]
+        assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.03)
+        difference = drawn(
+            lambda n, m=metric: m(labels[n], second[n]) - m(labels[n], first[n])  # noqa: B023
+        )
+        found = compare(TASKS[name], list(first), list(second), rows)["strict"]
+        expected = (difference.low, difference.high)
+        assert (found["low"], found["high"]) == pytest.approx(expected, abs=0.03)
+
+
+def test_p_says_how_often_chance_alone_would_do_it() -> None:
+    """Of pairs that differ by chance, the share with p < 0.1 is about a tenth."""
+    rng = np.random.default_rng(8)
+    rows, _ = coin(80, 1)
+    found = []
+    for _ in range(200):
+        a, b = (["A" if x else "B" for x in rng.random(80) < 0.6] for _ in "ab")
+        found.append(compare(find("SR"), a, b, rows, draws=300)["strict"]["p"])
+    assert 0.03 < np.mean(np.array(found) < 0.1) < 0.18
 
 
 def test_what_cannot_be_computed_has_no_interval() -> None:
