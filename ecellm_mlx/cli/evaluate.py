@@ -86,7 +86,9 @@ def evaluate(
     """
     from ecellm_mlx import jobs
     from ecellm_mlx.cli.follow import follow
+    from ecellm_mlx.errors import JobError
     from ecellm_mlx.evaluation.evaluate import launch
+    from ecellm_mlx.evaluation.journal import count as count_kept
 
     run = launch(
         model,
@@ -114,7 +116,12 @@ def evaluate(
         narrate(f"started; watch it with `ecellm watch {run.path}`")
         emit(str(run.path))
         return
-    results = follow(run)
+    try:
+        results = follow(run)
+    except JobError:
+        if kept := count_kept(run.path):
+            narrate(f"{kept} answers are kept; `ecellm resume {run.path}` goes on from there")
+        raise
     if json:
         emit_json({"run": str(run.path), **results})
         return

@@ -24,6 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
@@ -43,6 +44,8 @@ PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 RETRIES = 6
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
+# What a server asks for is obeyed, but a run does not sleep for a day.
+LONGEST_ASKED_S = 900.0
 POLL_S = 0.5
 PART = 1 << 16
 
@@ -345,11 +348,16 @@ def _message(error: urllib.error.HTTPError) -> str:
 
 
 def _retry_after(error: urllib.error.HTTPError) -> float:
-    """Seconds in the Retry-After header; 0 where there are none."""
+    """Seconds that the Retry-After header asks for, as a number or a date; 0 if it does not."""
+    asked = error.headers.get("Retry-After", "")
     try:
-        return min(LONGEST_WAIT_S, max(0.0, float(error.headers.get("Retry-After", ""))))
+        seconds = float(asked)
     except ValueError:
-        return 0.0
+        try:
+            seconds = parsedate_to_datetime(asked).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return min(LONGEST_ASKED_S, max(0.0, seconds))
 
 
 def _excerpt(data: bytes) -> str:

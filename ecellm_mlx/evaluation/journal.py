@@ -75,6 +75,13 @@ class Journal:
         self.records.setdefault(record["decoding"], {})[record["id"]] = record
 
 
+def count(run: Path) -> int:
+    """How many answers the journal of a run has, without opening it for writing."""
+    path = run / FILE
+    with storage_errors(path):
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def _parse(line: bytes) -> Record | None:
     try:
         record = json.loads(line)

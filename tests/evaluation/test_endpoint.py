@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from email.message import Message
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from fake_endpoint import FakeEndpoint
@@ -130,6 +134,21 @@ def test_retry_after_is_obeyed(fake: FakeEndpoint, launch: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        ("7", 7), ("0.5", 0.5), ("86400", 900), ("-3", 0), ("soon", 0), ("", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0), (None, 30),
+    ],
+)  # fmt: skip
+def test_how_long_a_server_asks_to_wait(asked: str | None, seconds: float) -> None:
+    headers = Message()
+    in_30_s = formatdate(time.time() + 30, usegmt=True)
+    headers["Retry-After"] = in_30_s if asked is None else asked
+    error = HTTPError("http://x", 429, "busy", headers, None)
+    assert endpoints._retry_after(error) == pytest.approx(seconds, abs=2)
+
+
+@pytest.mark.parametrize(
     ("reply", "message"),
     [
         ((200, {}, b"<!DOCTYPE html><html>Sign in</html>"), r"something else.*HTML: <!DOCTYPE"),
@@ -249,5 +268,12 @@ def test_the_command(ecellm: Any, refused: Any, fake: FakeEndpoint, tmp_path: Pa
     fake.replies = [(200, {}, b"<html>log in</html>")] * 4
     message = refused(*common, "--out", tmp_path / "again")
     assert "HTML: <html>log in" in message
+    fake.replies = ["answer"] * 5 + [(403, {}, b"no")]
+    stopped = ecellm(*common, "--concurrency", 1, "--out", tmp_path / "kept")
+    assert stopped.returncode == 1
+    assert f"5 answers are kept; `ecellm resume {tmp_path / 'kept'}` goes on" in stopped.stderr
+    done = ecellm("resume", tmp_path / "kept")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "kept" / "predictions.jsonl").read_text().splitlines()) == ROWS
     usage = refused(*common, "--adapter", "x", "--out", tmp_path / "third", status=1)
     assert "holds no adapter" in usage
