@@ -12,12 +12,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
+from rich.console import RenderableType
 from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding
@@ -27,7 +30,7 @@ from textual.widget import Widget
 
 from ecellm_mlx.errors import EcellmError, JobError, UsageError
 from ecellm_mlx.jobs import Control, RunDirectory
-from tui import child, pauses, runs, settings
+from tui import ahead, child, pauses, runs, settings
 from tui.commands import KeyCommands, PlaceCommands
 from tui.messages import (
     JobResumed,
@@ -47,6 +50,7 @@ from tui.themes import THEMES
 from tui.widgets.nav import NavItem
 
 REAP_INTERVAL_S = 1.0
+BUILD_AFTER_S = 0.3  # after the app has started: the first frame is there
 SETTLE_S = 1.5  # after the first frame, or the first visit of a place
 QUIET_S = 5.0  # without a key or the mouse: a pause will not be noticed
 READING_S = 3.0  # a command of another place waits so long for what it is about
@@ -59,7 +63,8 @@ class EcellmApp(App[None]):
     CSS_PATH = "app.tcss"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]
-    MODES = {place.mode: place.opener() for place in PLACES}
+    SCREENS = {place.mode: place.opener() for place in PLACES}
+    MODES = {place.mode: place.mode for place in PLACES}
     DEFAULT_MODE = "home"
     COMMANDS: ClassVar[set[Any]] = App.COMMANDS | {KeyCommands, PlaceCommands}
     BINDINGS = [
@@ -79,12 +84,14 @@ class EcellmApp(App[None]):
         """``own_process``: nothing else runs here, so that pauses may be tuned for the app."""
         super().__init__()
         self._own_process = own_process
-        self._last_input = time.monotonic()
         for theme in THEMES:
             self.register_theme(theme)
         self.children_started: list[subprocess.Popen[bytes]] = []
         self._saved = settings.Settings()
         self._visited: set[str] = set()
+        self._at_once = False
+        self._building = False
+        self._leave: Callable[[], None] | None = None
         self._lit: WeakKeyDictionary[Screen[Any], Widget] = WeakKeyDictionary()
 
     def on_mount(self) -> None:
@@ -97,8 +104,8 @@ class EcellmApp(App[None]):
             self.theme = self._saved.theme
         self.theme_changed_signal.subscribe(self, lambda theme: self._theme_chosen(theme.name))
         self.set_interval(REAP_INTERVAL_S, self._reap)
-        self.set_timer(SETTLE_S, self._import_screens)
         if self._own_process:
+            self.set_timer(BUILD_AFTER_S, self._build_places)
             self.set_interval(QUIET_S, self._tidy)
         self._settle_soon()
 
@@ -122,7 +129,7 @@ class EcellmApp(App[None]):
     async def on_event(self, event: Event) -> None:
         """Note when somebody is there; everything else is Textual's."""
         if isinstance(event, InputEvent):
-            self._last_input = time.monotonic()
+            pauses.note_input()
         await super().on_event(event)
 
     def complain(self, sentence: str) -> None:
@@ -136,6 +143,19 @@ class EcellmApp(App[None]):
         if program := shutil.which("pbcopy"):
             self._pipe(program, text)
 
+    def exit(
+        self,
+        result: None = None,
+        return_code: int = 0,
+        message: RenderableType | None = None,
+    ) -> None:
+        """Leave, as soon as no screen is half built: such a one cannot be taken down."""
+        leave = partial(super().exit, result, return_code, message)
+        if self._building:
+            self._leave = leave
+        else:
+            leave()
+
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The app's own commands; our bindings offer help and leaving already."""
         for command in super().get_system_commands(screen):
@@ -147,11 +167,37 @@ class EcellmApp(App[None]):
         # Nothing is awaited: a click on a screen that is left would wait for itself.
         while len(self.screen_stack) > 1:
             self.pop_screen()
-        self.switch_mode(mode)
+        self._switch_at_once(mode)
         self._remember(mode)
         if mode not in self._visited:
             self._visited.add(mode)
             self._settle_soon()
+
+    def delay_update(self, delay: float = 0.05) -> None:
+        """Hide what a change of screens looks like, unless we do that ourselves."""
+        if not self._at_once:
+            super().delay_update(delay)
+
+    def _switch_at_once(self, mode: str) -> None:
+        """Show a place as soon as it stands.
+
+        Textual draws nothing for 50 ms after ``switch_mode``, so that a screen is not seen
+        while it is built; here, until it has been built.
+        """
+        with ExitStack() as hidden:
+            hidden.enter_context(self.batch_update())
+            self._at_once = True
+            try:
+                self.switch_mode(mode)
+            finally:
+                self._at_once = False
+            shown = hidden.pop_all()
+        # The screen comes to this once it is mounted, and behind what the switch has sent.
+        self.screen.call_later(self._end_switch, shown)
+
+    def _end_switch(self, hidden: ExitStack) -> None:
+        hidden.close()
+        self.screen.refresh()
 
     def action_help(self) -> None:
         """Explain the screen and its keys."""
@@ -247,16 +293,29 @@ class EcellmApp(App[None]):
         self.post_message(StopsRequested(problems))
 
     def _tidy(self) -> None:
-        if time.monotonic() - self._last_input > QUIET_S:
+        if pauses.since_input() > QUIET_S:
             pauses.tidy()
 
     def _settle_soon(self) -> None:
         if self._own_process:
             self.set_timer(SETTLE_S, pauses.put_aside)
 
-    @work(thread=True, group="import")
-    def _import_screens(self) -> None:
-        pauses.import_screens()
+    @work(group="build")
+    async def _build_places(self) -> None:
+        """Get the places ready that were not visited yet, while nobody presses a key."""
+        for place in PLACES:
+            await asyncio.to_thread(place.screen_class)
+            await pauses.breathe()
+            self._building = True
+            await ahead.build(self, self.get_screen(place.mode))
+            self._building = False
+            if self._leave:
+                self._leave()
+                return
+            await pauses.breathe()
+            pauses.put_aside()
+        await asyncio.to_thread(pauses.import_plot)
+        pauses.put_aside()
 
     @work(thread=True, exclusive=True, group="settings")
     def _save_settings(self, wanted: settings.Settings) -> None:
@@ -293,10 +352,14 @@ class EcellmApp(App[None]):
     @work(exclusive=True, group="act")
     async def _act_there(self, screen: Screen[Any], action: str) -> None:
         """Run an action of ``screen`` once its list has been read, or else without it."""
+
+        def reading() -> bool:
+            if isinstance(screen, PlaceScreen) and not screen.looked:
+                return True
+            return any(w.node is screen and not w.is_finished for w in self.workers)
+
         end = time.monotonic() + READING_S
-        while time.monotonic() < end and any(
-            worker.node is screen and not worker.is_finished for worker in self.workers
-        ):
+        while time.monotonic() < end and reading():
             await asyncio.sleep(0.02)
         if screen is self.screen:
             screen.call_after_refresh(self.run_action, action, screen)

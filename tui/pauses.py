@@ -8,16 +8,20 @@ until nobody has pressed a key for a while.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib
 import sys
-
-from tui.places import PLACES
+import time
 
 SWITCH_INTERVAL_S = 0.001
 YOUNG = 1  # the generations below the oldest
 THRESHOLDS = (2000, 10, 1_000_000)  # the last: no full collection by itself
 WORTHWHILE = 10  # collections of the young since the last full one
+BREATH_S = 0.01  # between two pieces of work that nobody waits for
+PRESSED_S = 0.25  # so long after a key its effect is drawn, and maybe the next one comes
+
+_last_input = time.monotonic()
 
 
 def before_start() -> None:
@@ -41,9 +45,24 @@ def tidy() -> None:
         gc.freeze()
 
 
-def import_screens() -> None:
-    """Import what the first visit of a place and the first run would wait for."""
-    for place in PLACES:
-        place.screen_class()
-    # Loads numpy.
+def note_input() -> None:
+    """A key was pressed, or the mouse was used."""
+    global _last_input
+    _last_input = time.monotonic()
+
+
+def since_input() -> float:
+    """Seconds since the last key."""
+    return time.monotonic() - _last_input
+
+
+async def breathe() -> None:
+    """Let keys through, and wait until nobody presses one: for work that can wait."""
+    await asyncio.sleep(BREATH_S)
+    while since_input() < PRESSED_S:
+        await asyncio.sleep(BREATH_S)
+
+
+def import_plot() -> None:
+    """Import what the first run that is opened would wait for; it loads numpy."""
     importlib.import_module("tui.widgets.loss_plot")

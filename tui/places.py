@@ -16,7 +16,7 @@ from textual.screen import Screen
 
 @dataclass(frozen=True)
 class Place:
-    """A screen that a function key leads to. ``mode`` is its name in ``App.MODES``.
+    """A screen that a function key leads to. ``mode`` is its name in ``App.SCREENS``.
 
     ``short`` is the title where the line of places is narrow, ``screen`` is
     ``module:class``.
@@ -35,7 +35,7 @@ class Place:
         return found
 
     def opener(self) -> Callable[[], Screen[Any]]:
-        """What ``App.MODES`` calls on the first visit."""
+        """What ``App.SCREENS`` calls to make it."""
         return lambda: self.screen_class()()
 
 

@@ -8,7 +8,8 @@ from dataclasses import fields
 
 import pytest
 from conftest import job, step, written
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hsettings
 from hypothesis import strategies as st
 
 from ecellm_mlx import events
@@ -65,6 +66,8 @@ def test_a_loss_that_is_not_finite_leaves_a_gap() -> None:
     assert view.step == 3
 
 
+# Hypothesis makes its tables of characters with the first text, which is slow under load.
+@hsettings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["step", "loss", "time", "message"]),

@@ -88,7 +88,7 @@ class AdaptersScreen(PlaceScreen):
         table.display = False
         self.set_interval(REFRESH_S, self._refresh)
 
-    def on_screen_resume(self) -> None:
+    def look(self) -> None:
         """A run may have finished meanwhile."""
         self._read()
 

@@ -14,6 +14,7 @@ from textual.screen import Screen
 from textual.widgets import Label
 from textual.worker import get_current_worker
 
+from tui.ahead import Gradual
 from tui.child import CommandRun
 from tui.dialog import CommandDialog, Field
 from tui.found import Options
@@ -25,7 +26,7 @@ from tui.widgets.key_bar import KeyBar
 from tui.widgets.nav import NavBar
 
 
-class StyledScreen(Screen[None]):
+class StyledScreen(Gradual, Screen[None]):
     """A screen that keeps its styles while another one is shown.
 
     Textual makes the styles of every widget anew each time; a theme or a size that has
@@ -56,8 +57,9 @@ class PlaceScreen(StyledScreen):
     ``PRESET`` names the ``Choice`` fields that another place may fill in.
 
     ``run_command`` runs an ``ecellm`` command beside the app and shows it; when it has
-    ended, ``command_ended`` is called. ``read_options`` asks ``options``, in a thread, what
-    the ``Choice`` fields can offer.
+    ended, ``command_ended`` is called. ``look`` is called whenever the screen is shown;
+    ``looked`` says that it was. ``read_options`` asks ``options``, in a thread, what the
+    ``Choice`` fields can offer.
     """
 
     PLACE: ClassVar[str] = ""
@@ -70,6 +72,7 @@ class PlaceScreen(StyledScreen):
     def __init__(self) -> None:
         super().__init__()
         self.running: CommandRun | None = None
+        self.looked = False
 
     def compose(self) -> ComposeResult:
         """Places on top, the body, the command, the keys."""
@@ -89,6 +92,14 @@ class PlaceScreen(StyledScreen):
     def body(self) -> ComposeResult:
         """The panes."""
         yield from ()
+
+    def on_screen_resume(self) -> None:
+        """Be drawn first; what is found out by then would hold that up."""
+        self.call_after_refresh(self._look)
+
+    def look(self) -> None:
+        """Look for what may have been installed, trained or imported meanwhile."""
+        self.read_options()
 
     def preset(self, values: dict[str, str]) -> None:
         """Take over values that another place passes on, by field name."""
@@ -153,6 +164,10 @@ class PlaceScreen(StyledScreen):
         """A child ends with the app."""
         if self.running:
             self.running.end()
+
+    def _look(self) -> None:
+        self.looked = True
+        self.look()
 
     def _keep_in_sight(self) -> None:
         if self.focused:

@@ -176,10 +176,6 @@ class CatalogScreen(PlaceScreen):
         for name in ("Line", "Answer", "Sure", "Problem"):
             self.query_one(PreviewTable).add_column(name, key=name)
 
-    def on_screen_resume(self) -> None:
-        """Something may have been installed or trained meanwhile."""
-        self.read_options()
-
     def options(self) -> dict[str, Options]:
         """The sample, models and adapters; and runs to review."""
         self.post_message(CatalogRunsRead(found.finished_runs("catalog")))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -87,6 +88,7 @@ class DataScreen(PlaceScreen):
         super().__init__()
         self.content = FileContent(Path())
         self._shown: list[Row] = []
+        self._shown_of = (0, "")
         self._child: LineChild | None = None
         self._asked = 0
 
@@ -133,10 +135,6 @@ class DataScreen(PlaceScreen):
             self.query_one(CountTable).add_column(name, key=name)
         for name in ("Row", "Task", "Answer", "Input"):
             self.query_one(RowTable).add_column(name, key=name)
-
-    def on_screen_resume(self) -> None:
-        """Something may have been added meanwhile."""
-        self.read_options()
 
     def on_unmount(self) -> None:
         """The tokenizer's process ends with the screen."""
@@ -245,20 +243,16 @@ class DataScreen(PlaceScreen):
 
     def _show_rows(self) -> None:
         wanted = chosen_row(self.query_one(CountTable)) or ALL
+        if self._shown_of == (id(self.content), wanted):
+            # The first line of the counts comes under the cursor by itself.
+            return
+        self._shown_of = (id(self.content), wanted)
         rows = [
             r for r in self.content.rows if wanted in (ALL, _key(r.task, r.setting, r.split))
         ]
         self._shown = rows[:SHOWN_ROWS]
-        table = self.query_one(RowTable)
-        table.clear()
-        for index, row in enumerate(self._shown):
-            table.add_row(
-                cell(row.id.removeprefix(f"{row.task}/")),
-                cell(_short_task(row.task)),
-                cell(row.output[:24]),
-                cell(row.input[:80]),
-                key=str(index),
-            )
+        cells = ((str(n), _cells(row)) for n, row in enumerate(self._shown))
+        self.query_one(RowTable).fill(cells)
         more = "" if len(rows) <= SHOWN_ROWS else f", the first {SHOWN_ROWS:,} shown"
         self.query_one("#rows-pane").border_title = f"Rows, {len(rows):,}{more}"
         self._show_row()
@@ -347,6 +341,15 @@ def _short_task(name: str) -> str:
     from ecellm_mlx.data.tasks import TASKS
 
     return TASKS[name].short if name in TASKS else name
+
+
+def _cells(row: Row) -> list[Text]:
+    return [
+        cell(row.id.removeprefix(f"{row.task}/")),
+        cell(_short_task(row.task)),
+        cell(row.output[:24]),
+        cell(row.input[:80]),
+    ]
 
 
 def _findings(content: FileContent) -> Content:

@@ -147,7 +147,7 @@ class EvaluateScreen(PlaceScreen):
             self.query_one(MissTable).add_column(name, key=name)
         self._edited()
 
-    def on_screen_resume(self) -> None:
+    def look(self) -> None:
         """An adapter or an evaluation may be there by now."""
         self.read_options()
         self._read_runs(self.orders)
@@ -277,16 +277,7 @@ class EvaluateScreen(PlaceScreen):
     def _misses_read(self, event: MissesRead) -> None:
         self._misses = event.misses
         table = self.query_one(MissTable)
-        table.clear()
-        for number, miss in enumerate(event.misses):
-            given = [*miss.answers, None, None][: len(SIDES)]
-            table.add_row(
-                cell(miss.id),
-                cell(miss.expected[:30]),
-                *(self._answer_cell(text, miss.expected) for text in given),
-                cell("" if miss.probability is None else f"{miss.probability:.2f}"),
-                key=str(number),
-            )
+        table.fill((str(n), self._miss_cells(miss)) for n, miss in enumerate(event.misses))
         title = f"Rows of {event.task} answered otherwise, {len(event.misses)}"
         self.query_one("#misses-pane").border_title = event.problem or title
         if event.misses:
@@ -296,6 +287,15 @@ class EvaluateScreen(PlaceScreen):
     def _miss_selected(self, event: DataTable.RowSelected) -> None:
         event.stop()
         self.app.push_screen(MissDialog(self._misses[event.cursor_row], SIDES))
+
+    def _miss_cells(self, miss: Miss) -> list[Text]:
+        given = [*miss.answers, None, None][: len(SIDES)]
+        return [
+            cell(miss.id),
+            cell(miss.expected[:30]),
+            *(self._answer_cell(text, miss.expected) for text in given),
+            cell("" if miss.probability is None else f"{miss.probability:.2f}"),
+        ]
 
     def _answer_cell(self, text: str | None, expected: str) -> Text:
         if text is None:

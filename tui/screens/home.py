@@ -120,7 +120,7 @@ class HomeScreen(StyledScreen):
 
     def on_screen_resume(self) -> None:
         """Show the newest when the user comes back."""
-        self._refresh_all()
+        self.call_after_refresh(self._refresh_all)
 
     def on_unmount(self) -> None:
         """Do not wait for the doctor when the app closes."""

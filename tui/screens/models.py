@@ -104,7 +104,7 @@ class ModelsScreen(PlaceScreen):
             table.add_column(name, key=name)
         self.set_interval(REFRESH_S, self._refresh)
 
-    def on_screen_resume(self) -> None:
+    def look(self) -> None:
         """Something may have been installed meanwhile."""
         self._read()
 

@@ -113,10 +113,6 @@ class PlaygroundScreen(PlaceScreen):
         """Show the command."""
         self._edited()
 
-    def on_screen_resume(self) -> None:
-        """Something may have been installed or trained meanwhile."""
-        self.read_options()
-
     def on_unmount(self) -> None:
         """The model ends with the screen."""
         super().on_unmount()

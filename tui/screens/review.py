@@ -167,8 +167,7 @@ class ReviewScreen(StyledScreen):
             return
         self.file, self.items = event.file, list(event.file.items)
         table = self.query_one(ReviewTable)
-        for item in self.items:
-            table.add_row(*self._cells(item), key=item.key)
+        table.fill((item.key, self._cells(item)) for item in list(self.items))
         self._show_title()
         self._show_item()
 

@@ -104,10 +104,6 @@ class TrainScreen(PlaceScreen):
         self.set_interval(REFRESH_S, self._refresh_options)
         self._form_changed()
 
-    def on_screen_resume(self) -> None:
-        """Something may have been installed meanwhile."""
-        self.read_options()
-
     def preset(self, values: dict[str, str]) -> None:
         """Take over a model, data, a recipe; ``set:KEY`` is a setting."""
         super().preset(values)
