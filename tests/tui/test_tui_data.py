@@ -44,14 +44,16 @@ async def test_rows_are_counted_filtered_and_shown(smollm2: Path) -> None:
             screen.query_one("#rows", DataTable),
         )
         assert "nothing to complain about" in text_of(app, "#findings")
-        assert rows.row_count == 96
+        await until(pilot, lambda: rows.row_count == 96)
         screen.query_one("#tokens", Choice).choose(str(smollm2))
         await until(pilot, lambda: "tokens" in title(app, "#prompt-pane"))
         assert "### Instruction" in text_of(app, "#prompt")
         counts.focus()
         await pilot.press("down")
         await until(pilot, lambda: rows.row_count < 96)
-        assert f"Rows, {rows.row_count}" in title(app, "#rows-pane")
+        await until(
+            pilot, lambda: title(app, "#rows-pane").startswith(f"Rows, {rows.row_count}")
+        )
         first = title(app, "#prompt-pane")
         # A cutoff in the middle of the answer takes supervised tokens away.
         screen.query_one("#cutoff", Input).value = "40"
