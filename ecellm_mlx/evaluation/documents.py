@@ -29,7 +29,8 @@ white-space:nowrap}.note{background:var(--soft);border-left:4px solid var(--c2);
 padding:.6rem .9rem}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);
 padding:.5rem;margin:0;font-size:.85rem}svg{width:100%;height:auto;max-width:720px}
 svg text{fill:var(--ink);font:12px system-ui,sans-serif}
-.grid{stroke:var(--rule)}.whisker{stroke:var(--ink);stroke-width:1.2}.line{fill:none;
+.grid{stroke:var(--rule)}.whisker{stroke:var(--ink);stroke-width:1.2}
+.halo{stroke:var(--paper);stroke-width:3.6}.line{fill:none;
 stroke-width:2}
 """ + "".join(
     f".c{n}{{fill:var(--c{n})}}.line.c{n}{{fill:none;stroke:var(--c{n})}}" for n in range(8)

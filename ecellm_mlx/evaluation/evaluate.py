@@ -320,6 +320,7 @@ class _Run:
             "adapter": self.config["adapter"],
             "endpoint": self.config["endpoint"],
             "data": self.config["data"],
+            "made": self._made(),
             "n": len(self.rows),
             "subset": bool(self.config["limit"]),
             "values": self.config["values"],
@@ -329,6 +330,21 @@ class _Run:
             "details": more,
             "tokens_per_second": self.tokens_per_second,
             "peak_memory_gb": self.peak_memory_gb,
+        }
+
+    def _made(self) -> dict[str, Any]:
+        """How the answers came about, in words and numbers for the report."""
+        job = self.context.job
+        day = time.strftime("%Y-%m-%d", time.gmtime(job.created))
+        local = {"rows at once": self.config["batch_size"], "values": self.config["values"]}
+        asked = self.config["endpoint"] or {}
+        remote = {"interface": asked.get("api"), "prompt frame": asked.get("frame")}
+        return {
+            "begun": day,
+            "seed": self.config["seed"],
+            **(remote if asked else local),
+            "limit": self.config["limit"],
+            **job.versions,
         }
 
     def shortened(self) -> set[str]:

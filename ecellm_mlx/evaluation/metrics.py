@@ -239,7 +239,10 @@ def _score_ranking(
         invalid += scores.invalid
     if unjudged or not rows:
         reason = (
-            f"{unjudged} of {len(rows)} rows have no labels (E, S, C, I)" if unjudged else ""
+            f"{unjudged} of {len(rows)} rows have no labels (E, S, C, I); `ecellm data pull "
+            "--labels label.json` takes those of the paper"
+            if unjudged
+            else ""
         )
         return {"NDCG": None}, {"NDCG": None}, invalid, reason
     return {"NDCG": official / len(rows)}, {"NDCG": strict / len(rows)}, invalid, ""

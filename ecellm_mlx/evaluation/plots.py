@@ -25,6 +25,7 @@ def bars(
     intervals: Sequence[Sequence[Interval]],
     *,
     title: str,
+    x_title: str,
 ) -> str:
     """Horizontal bars from 0 to 1: ``values[group][series]``, with whiskers.
 
@@ -32,7 +33,7 @@ def bars(
     """
     height_of_group = len(series) * BAR + GAP
     top = 24 + 18 * len(series)
-    height = top + height_of_group * len(groups) + 26
+    height = top + height_of_group * len(groups) + 44
     span = WIDTH - LEFT - RIGHT
     parts = [_open(height, title)]
     for n, name in enumerate(series):
@@ -40,8 +41,9 @@ def bars(
         parts.append(_text(LEFT + 18, 18 + 18 * n, name))
     for tick in range(0, 11, 2):
         x = LEFT + span * tick / 10
-        parts.append(_line(x, top, x, height - 22, "grid"))
-        parts.append(_text(x, height - 6, f"{tick / 10:.1f}", "middle"))
+        parts.append(_line(x, top, x, height - 40, "grid"))
+        parts.append(_text(x, height - 24, f"{tick / 10:.1f}", "middle"))
+    parts.append(_text(LEFT + span / 2, height - 5, x_title, "middle"))
     for g, name in enumerate(groups):
         y = top + g * height_of_group
         parts.append(_text(LEFT - 8, y + height_of_group / 2, name, "end"))
@@ -52,9 +54,11 @@ def bars(
             parts.append(_rect(LEFT, middle - 5, span * _unit(value), 10, n))
             if interval:
                 low, high = (LEFT + span * _unit(end) for end in interval)
-                parts.append(_line(low, middle, high, middle, "whisker"))
-                for end in (low, high):
-                    parts.append(_line(end, middle - 3, end, middle + 3, "whisker"))
+                # A light edge first, so that they are seen on any bar.
+                for kind in ("halo", "whisker"):
+                    parts.append(_line(low, middle, high, middle, kind))
+                    for end in (low, high):
+                        parts.append(_line(end, middle - 3, end, middle + 3, kind))
     return "".join([*parts, "</svg>"])
 
 
@@ -62,11 +66,15 @@ def lines(
     labels: Sequence[str],
     series: Sequence[str],
     values: Sequence[Sequence[float | None]],
+    intervals: Sequence[Sequence[Interval]],
     *,
     title: str,
     x_title: str,
 ) -> str:
-    """Lines over equally spaced ``labels``: ``values[series][label]``, each from 0 to 1."""
+    """Lines over equally spaced ``labels``: ``values[series][label]``, each from 0 to 1.
+
+    Whiskers of the series stand beside each other.
+    """
     legend = 18 * ((len(series) + 1) // 2)
     top, bottom, height = 16 + legend, 40, 300 + legend
     left = 50.0
@@ -85,11 +93,15 @@ def lines(
         parts.append(_text(x, height - 22, label, "middle"))
     parts.append(_text(left + span / 2, height - 5, x_title, "middle"))
     for n, column in enumerate(values):
-        points = [
-            (x, top + rise * (1 - _unit(value)))
-            for x, value in zip(places, column, strict=True)
-            if value is not None
-        ]
+        aside = 5 * (n - (len(values) - 1) / 2)
+        points = []
+        for x, value, interval in zip(places, column, intervals[n], strict=True):
+            if value is None:
+                continue
+            points.append((x + aside, top + rise * (1 - _unit(value))))
+            if interval:
+                low, high = (top + rise * (1 - _unit(end)) for end in interval)
+                parts.append(_line(x + aside, low, x + aside, high, f"line c{n % 8}"))
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline class="line c{n % 8}" points="{path}"/>')
         parts += [
@@ -114,10 +126,6 @@ def _rect(x: float, y: float, width: float, height: float, series: int) -> str:
         f'<rect class="c{series % 8}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
         f'height="{height:.1f}"/>'
     )
-
-
-def _dot(x: float, y: float, series: int) -> str:
-    return f'<circle class="c{series % 8}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:

@@ -125,6 +125,7 @@ def _about(systems: Sequence[System]) -> Iterator[Block]:
         frozenset({1, 2, 3}),
     )
     yield Paragraph(f"Rows of {systems[0].metrics['data']}.")
+    yield from _made(systems)
     yield from _bertscore(systems)
     for system in systems:
         if cut := system.metrics.get("shortened"):
@@ -138,6 +139,22 @@ def _about(systems: Sequence[System]) -> Iterator[Block]:
             "with figures of whole test sets, such as the paper's.",
             note=True,
         )
+
+
+def _made(systems: Sequence[System]) -> Iterator[Block]:
+    """What it takes to make the answers again, once for each run."""
+    for number, system in enumerate(systems):
+        made = system.metrics.get("made")
+        if not made or any(system.run == earlier.run for earlier in systems[:number]):
+            continue
+        metrics = system.metrics
+        where = metrics["endpoint"] or {}
+        parts = [
+            f"model {metrics['model']}" + (f" at {where['url']}" if where else ""),
+            f"adapter {metrics['adapter']}" if metrics["adapter"] else "no adapter",
+            *(f"{name} {value}" for name, value in made.items() if value is not None),
+        ]
+        yield Paragraph(f"{system.run.name}: {', '.join(parts)}.")
 
 
 def _bertscore(systems: Sequence[System]) -> Iterator[Block]:
@@ -221,6 +238,7 @@ def _headline_plot(systems: Sequence[System], pairs: Sequence[tuple[Task, str]])
         values,
         spans,
         title="Strict headline metrics with 95% intervals",
+        x_title="strict headline metric of each task, with its 95% interval",
     )
 
 
@@ -242,8 +260,9 @@ def _comparison(systems: Sequence[System], rows: Sequence[Row]) -> Iterator[Bloc
         compared = compare_by_task(
             rows, first.answers, other.answers, text_scorer=_known_scores(rows, first, other)
         )
-        for name, by_setting in compared.items():
-            for setting, result in by_setting.items():
+        # In the order of the headline table.
+        for name in (task for task in TASKS if task in compared):
+            for setting, result in sorted(compared[name].items()):
                 values, exact = result["strict"], result.get("mcnemar")
                 pair = f"{first.name} → {other.name}"
                 line = [pair, TASKS[name].title, setting, str(result["n"])]
@@ -355,6 +374,7 @@ def _calibration(
             [[b["confidence"], b["accuracy"]] for b in found["bins"]],
             [[None, None]] * len(found["bins"]),
             title=f"Calibration of {task.short} {short_setting(setting)}",
+            x_title="of answers by the probability they were given with (how many)",
         )
     )
     if threshold := details.get("threshold"):
@@ -422,7 +442,3 @@ def _shortened(text: str) -> str:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
-
-
-def _gigabytes(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f} GB"

@@ -285,11 +285,11 @@ def _blocks(
             frozenset({1}),
         )
         if study.kind == "scaling":
-            yield Plot(_curve(found["arms"]))
+            yield Plot(_curve(found["arms"], answered))
         yield from report.side_by_side(answered)
 
 
-def _curve(arms: Sequence[dict[str, Any]]) -> str:
+def _curve(arms: Sequence[dict[str, Any]], answered: Sequence[systems.System]) -> str:
     """Strict headlines over the number of training rows, a line for each task and setting."""
     pairs = [
         (task, setting)
@@ -303,6 +303,10 @@ def _curve(arms: Sequence[dict[str, Any]]) -> str:
             [arm["scores"][task][setting]["strict"].get(TASKS[task].metric) for arm in arms]
             for task, setting in pairs
         ],
+        [
+            [system.interval(TASKS[task], setting, "strict") for system in answered]
+            for task, setting in pairs
+        ],
         title="Strict headline metrics by training rows",
-        x_title="training rows",
+        x_title="training rows; strict headline metric of each task, with its 95% interval",
     )

@@ -57,6 +57,8 @@ def test_both_decodings(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     assert all(r["invalid"] > 0 for by_setting in paper.values() for r in by_setting.values())
     metrics = json.loads((run.path / "metrics.json").read_text())
     assert metrics["n"] == len(expected)
+    report = (run.path / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"run: model .*, no adapter, begun 20\d\d-.*, seed 42, .*mlx \d", report)
     assert [s.decoding for s in systems.load(run.path)] == ["paper", "valid"]
     assert metrics["subset"] is results["subset"] is False
     for task, by_setting in valid.items():

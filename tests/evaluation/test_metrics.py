@@ -207,7 +207,9 @@ def test_ranking_without_judgments_is_not_computed():
     items = labelled("QPR", ["B,A", "A,B"], labels=[["S", "E"], None])
     result = score("QPR", ["B,A", "A,B"], items)
     assert result["official"] == result["strict"] == {"NDCG": None}
-    assert "1 of 2 rows have no labels" in result["not_computed"]
+    assert (
+        "1 of 2 rows have no labels (E, S, C, I); `ecellm data pull" in result["not_computed"]
+    )
 
 
 SIZE, COLOR = ("size", "10 oz", "product title"), ("color", "red", "product feature")

@@ -235,15 +235,21 @@ def test_markdown_cannot_be_broken_by_text() -> None:
 
 def test_plots_escape_and_leave_out_what_is_missing() -> None:
     svg = plots.bars(
-        ["<g>", "h"], ["a & b"], [[0.5], [None]], [[(0.4, 0.6)], [None]], title="<t>"
-    )
+        ["<g>", "h"], ["a & b"], [[0.5], [None]], [[(0.4, 0.6)], [None]], title="<t>",
+        x_title="F1 < 1",
+    )  # fmt: skip
     tree = ElementTree.fromstring(svg)
     kind = "{http://www.w3.org/2000/svg}"
     widths = [float(e.attrib["width"]) for e in tree.iter(f"{kind}rect")]
     assert widths == [12.0, (plots.WIDTH - plots.LEFT - plots.RIGHT) / 2]
-    assert {"<g>", "h", "a & b"} <= {e.text for e in tree.iter(f"{kind}text")}
-    line = plots.lines(["1", "2", "3"], ["m"], [[0.1, None, 2.0]], title="t", x_title="x")
-    points = ElementTree.fromstring(line).find(f"{kind}polyline")
+    assert {"<g>", "h", "a & b", "F1 < 1"} <= {e.text for e in tree.iter(f"{kind}text")}
+    spans = [[(0.0, 0.2), None, (0.5, 2.0)]]
+    line = plots.lines(
+        ["1", "2", "3"], ["m"], [[0.1, None, 2.0]], spans, title="t", x_title="x"
+    )
+    tree = ElementTree.fromstring(line)
+    assert len([e for e in tree.iter(f"{kind}line") if e.attrib["class"] == "line c0"]) == 2
+    points = tree.find(f"{kind}polyline")
     assert points is not None
     assert len(points.attrib["points"].split()) == 2
 
