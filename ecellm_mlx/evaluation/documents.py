@@ -20,17 +20,18 @@ STYLE = """
 --rule:#3a4148;--c0:#98a3af;--c1:#6ea3f5;--c2:#f09a5a;--c3:#5bc27c;--c4:#d98be3;--c5:#f08080;
 --c6:#5cc4d8;--c7:#d9b25f}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-max-width:1080px;margin:2rem auto;padding:0 1rem}
+max-width:1280px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.2rem}h3{font-size:1.05rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;border-bottom:1px solid var(--rule);text-align:left;
+th,td{padding:.3rem .5rem;border-bottom:1px solid var(--rule);text-align:left;
 vertical-align:top}th{background:var(--soft);font-weight:600}td.n{text-align:right;
-white-space:nowrap}.note{background:var(--soft);border-left:4px solid var(--c2);
+white-space:nowrap}td.w{white-space:nowrap}
+.note{background:var(--soft);border-left:4px solid var(--c2);
 padding:.6rem .9rem}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);
 padding:.5rem;margin:0;font-size:.85rem}svg{width:100%;height:auto;max-width:720px}
 svg text{fill:var(--ink);font:12px system-ui,sans-serif}
 .grid{stroke:var(--rule)}.whisker{stroke:var(--ink);stroke-width:1.2}
-.halo{stroke:var(--paper);stroke-width:3.6}.line{fill:none;
+.halo{stroke:var(--paper);stroke-width:2.6}.line{fill:none;
 stroke-width:2}
 """ + "".join(
     f".c{n}{{fill:var(--c{n})}}.line.c{n}{{fill:none;stroke:var(--c{n})}}" for n in range(8)
@@ -56,11 +57,12 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text; columns in ``numbers`` are aligned to the right."""
+    """Cells of text; ``numbers`` are aligned to the right, ``whole`` stay on one line."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     numbers: frozenset[int] = frozenset()
+    whole: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,13 @@ def _html(block: Block) -> str:
             return f"<p>{escape(label)}</p><pre>{escape(_visible(text))}</pre>"
         case Plot(svg):
             return svg
-        case Table(header, rows, numbers):
+        case Table(header, rows, numbers, whole):
+            kinds = dict.fromkeys(whole, " class=w") | dict.fromkeys(numbers, " class=n")
             head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
             lines = "".join(
                 "<tr>"
                 + "".join(
-                    f"<td{' class=n' if n in numbers else ''}>{escape(_visible(cell))}</td>"
+                    f"<td{kinds.get(n, '')}>{escape(_visible(cell))}</td>"
                     for n, cell in enumerate(row)
                 )
                 + "</tr>\n"

@@ -420,7 +420,7 @@ def _score_text(
 
 
 def _no_answers(rows: int) -> str:
-    return f"none of {rows} answers is valid" if rows else "there are no rows"
+    return "none of the answers is valid" if rows else "there are no rows"
 
 
 _SCORERS: dict[

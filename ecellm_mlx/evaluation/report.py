@@ -180,35 +180,31 @@ def _headline_table(
     *,
     beside_published: bool = False,
 ) -> Table:
-    header = ["task", "setting", "n", "metric"]
-    for system in systems:
-        header += [f"{system.name}: official", "strict", "#invalid"]
+    """A line for each system below its task and setting, so that columns stay in sight."""
+    header = ["task", "setting", "n", "metric", "answers of", "official", "strict", "#invalid"]
     if beside_published:
-        header.append("published " + " / ".join(published.PAPER))
+        header.append("published eCeLLM-S / -M / -L")
     lines = []
     for task, setting in pairs:
-        n = next(s["n"] for x in systems if (s := x.scores(task.name, setting)))
-        line = [task.title, setting, str(n), task.metric_label]
-        for system in systems:
-            scores = system.scores(task.name, setting)
-            if not scores:
-                line += [DASH, DASH, DASH]
-                continue
+        answering = [(x, s) for x in systems if (s := x.scores(task.name, setting))]
+        for number, (system, scores) in enumerate(answering):
+            first = [task.title, short_setting(setting), str(scores["n"]), task.metric_label]
+            line = [*(first if number == 0 else [""] * len(first)), system.name]
             for mode in ("official", "strict"):
                 value = scores[mode].get(task.metric)
                 interval = system.interval(task, setting, mode)
                 span = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
                 line.append("not computed" if value is None else f"{value:.3f}{span}")
             line.append(str(scores["invalid"]))
-        if beside_published:
-            figures = published.headline(task.short, setting)
-            line.append(
-                " / ".join(f"{figures[model]:.3f}" for model in published.PAPER)
-                if figures
-                else DASH
-            )
-        lines.append(line)
-    return Table(header, lines, frozenset({2, *range(4, len(header))}))
+            if beside_published:
+                line.append(_published_cell(task, setting) if number == 0 else "")
+            lines.append(line)
+    return Table(header, lines, frozenset({2, 5, 6, 7, 8}), frozenset({0, 1, 4}))
+
+
+def _published_cell(task: Task, setting: str) -> str:
+    figures = published.headline(task.short, setting)
+    return " / ".join(f"{figures[m]:.3f}" for m in published.PAPER) if figures else DASH
 
 
 def _not_computed(

@@ -303,7 +303,7 @@ def test_all_answers_invalid(task):
     result = score(task, ["?"], labelled(task, [labels]))
     assert set(result["official"].values()) == {None}
     assert result["strict"][find(task).metric] == 0
-    assert result["not_computed"] == "none of 1 answers is valid"
+    assert result["not_computed"] == "none of the answers is valid"
 
 
 @pytest.fixture(scope="module")

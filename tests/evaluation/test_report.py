@@ -115,15 +115,16 @@ def test_base_and_adapter_side_by_side(data: Path, tmp_path: Path) -> None:
     tuned = finished_run(tmp_path / "tuned", data, right(data), adapter="/runs/mine/adapter")
     html, markdown = report.write(tmp_path / "out", [base, tuned])
     text = markdown.read_text(encoding="utf-8")
-    row = next(
-        line for line in text.splitlines() if line.startswith("| Product matching | IND")
+    lines = text.splitlines()
+    place = next(n for n, x in enumerate(lines) if x.startswith("| Product matching | IND"))
+    first, second = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines[place:][:2]
     )
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[3] == "F1"
-    assert cells[4].startswith("0.000")
-    assert cells[7].startswith("1.000")
-    assert "base + mine" in text
-    assert cells[-1] == "0.991 / 0.995 / 0.995", "eCeLLM-S, -M and -L, as published"
+    assert first[3:5] == ["F1", r"base (valid)"]
+    assert first[5].startswith("0.000")
+    assert second[:5] == ["", "", "", "", "base + mine (valid)"]
+    assert second[5].startswith("1.000")
+    assert first[-1] == "0.991 / 0.995 / 0.995", "eCeLLM-S, -M and -L, as published"
     assert published.SOURCE.split(",")[0] in text
     difference = next(
         line for line in text.splitlines() if "→" in line and "Product matching" in line

@@ -147,7 +147,7 @@ def test_a_stopped_study_goes_on_and_repeats_nothing(
         assert set(arm["scores"]) == set(TASKS)
     assert json.loads((out / "results.json").read_text()) == results
     text = (out / "report.md").read_text()
-    assert "8 rows: official" in text
+    assert "|  |  |  |  | 8 rows |" in text
     assert "subset of 8 rows" in text
     assert "<svg" in (out / "report.html").read_text()
     # Once more: nothing is computed, and the report is the same.
