@@ -239,7 +239,8 @@ def _parse_pattern(kind: Any, value: Any) -> dict[str, Any]:
 def _file_values(name_or_path: str) -> dict[str, Any]:
     path = Path(name_or_path)
     try:
-        if path.suffix == ".toml" or path.exists():
+        # A folder may have a recipe's name: a run is easily called after its recipe.
+        if path.suffix == ".toml" or path.is_file():
             return tomllib.loads(path.read_text(encoding="utf-8"))
         if name_or_path in names():
             source = resources.files("ecellm_mlx.recipes") / f"{name_or_path}.toml"

@@ -121,3 +121,16 @@ def test_texts_of_settings_are_what_set_takes(name: str) -> None:
 def test_numbers_are_finite(key: str, value: str) -> None:
     with pytest.raises(RecipeError, match=f"{key} must be a finite number"):
         recipe.read(None, [f"{key}={value}"])
+
+
+def test_a_folder_does_not_hide_the_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is easily called after its recipe, in the folder where one works."""
+    monkeypatch.chdir(tmp_path)
+    expected = recipe.read("ecellm-s")
+    (tmp_path / "ecellm-s").mkdir()
+    assert recipe.read("ecellm-s") == expected
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RecipeError, match="there is no recipe 'other'"):
+        recipe.read("other")
