@@ -95,7 +95,6 @@ def prefill(kind: str, folder: Path, batch: int, length: int) -> dict[str, float
             mx.eval(model(tokens[:, :-1], cache=cache)[:, -1], [c.state for c in cache])
 
     else:
-        from ecellm_mlx.inference.cache import BatchCache, layer_count
         from ecellm_mlx.inference.engine import Engine
         from ecellm_mlx.models import loading
 
@@ -106,7 +105,7 @@ def prefill(kind: str, folder: Path, batch: int, length: int) -> dict[str, float
         rows = tokens[:, :-1].tolist()
 
         def run() -> None:
-            engine.extend(BatchCache(layer_count(base.model), batch), rows)
+            engine.extend(engine.new_cache(batch), rows)
 
     count = batch * (length - 1)
     seconds, cpu = time.perf_counter(), time.process_time()

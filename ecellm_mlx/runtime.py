@@ -128,6 +128,9 @@ def _load_blas() -> Blas:
     # MKL's threads otherwise spin for 0.2 s after every product, which starves whoever
     # shares the cores: MLX's own thread, the TUI, a second job.
     os.environ.setdefault("KMP_BLOCKTIME", "0")
+    # MKL may otherwise add in another order from run to run, by where an array happens to
+    # lie in memory; a resumed job must give the bits of one that was never stopped.
+    os.environ.setdefault("MKL_CBWR", "AUTO")
     if (mkl := _mkl_path()) and _load_cblas(str(mkl)):
         return Blas("mkl", str(mkl))
     return Blas("reference", None)

@@ -260,7 +260,10 @@ class Answerer:
                     key = (batch.indices[place], decoding)
                     rules.append((place, self._rule(key, members[place])))
             if rules:
-                part = batch.part([place for place, _ in rules])
+                places = [place for place, _ in rules]
+                # The last to use the batch may have it as it is.
+                whole = places == list(range(len(members)))
+                part = batch if whole else batch.part(places)
                 decoder.add(part, [rule for _, rule in rules])
             yield from self._finished(decoder, requests, leave=rows_at_once // 2)
             if not between():

@@ -11,7 +11,8 @@ step itself on a CPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,57 @@ HOLE = -1
 # the score of a column of zeros is.
 UNSEEN = -1e30
 GROWTH = 64
+
+
+@dataclass(frozen=True)
+class Piece:
+    """``count`` tokens of ``row`` that a pass reads, one after the other, at ``start``.
+
+    Places count all tokens of the pass in order, batch by batch. ``last`` says that the
+    row has no more to read.
+    """
+
+    row: int
+    start: int
+    count: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of the model: its tokens (B, T), int32, its cache, and whose they are."""
+
+    tokens: NDArray[np.int32]
+    layers: Sequence[Any]
+    pieces: Sequence[Piece]
+
+
+class RowCache(Protocol):
+    """Keys and values of some rows, which go on by tokens of their own.
+
+    Attributes:
+        lengths: (B,) int32, tokens of each row.
+    """
+
+    lengths: NDArray[np.int32]
+
+    def passes(self, continuations: Sequence[Sequence[int]], cores: int) -> list[list[Pass]]:
+        """How to feed each row its tokens; the cache takes them as fed.
+
+        Args:
+            continuations: the tokens of each row; at least one row has some.
+            cores: how many lists are wanted, at most.
+
+        Returns:
+            Lists of passes that do not need each other; the passes of a list follow
+            each other.
+        """
+
+    def select(self, rows: Sequence[int]) -> Self:
+        """A cache of these rows; one may appear more than once. This one stays as it is."""
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """This one's rows and those of others as one cache, which takes their place."""
 
 
 class LayerCache:
@@ -80,7 +132,19 @@ class BatchCache:
         self._queries: NDArray[np.int32] = np.zeros((rows, 0), np.int32)
         self._masks: dict[int | None, mx.array | None] = {}
 
-    def begin(self, counts: Sequence[int]) -> None:
+    def passes(self, continuations: Sequence[Sequence[int]], cores: int) -> list[list[Pass]]:
+        """One pass, padded on the right."""
+        del cores
+        counts = [len(tokens) for tokens in continuations]
+        width = max(counts)
+        padded = np.zeros((len(counts), width), np.int32)
+        for row, tokens in enumerate(continuations):
+            padded[row, : len(tokens)] = tokens
+        self._begin(counts)
+        pieces = [Piece(row, row * width, n, last=True) for row, n in enumerate(counts) if n]
+        return [[Pass(padded, self.layers, pieces)]]
+
+    def _begin(self, counts: Sequence[int]) -> None:
         """Announce a forward pass over max(counts) columns, of which row i fills counts[i]."""
         width = max(counts)
         steps = np.arange(width, dtype=np.int32)
@@ -138,32 +202,30 @@ class BatchCache:
                 mine.values = mx.take(mine.values, columns, axis=2)
         return result
 
-    def evaluate(self) -> None:
-        """Compute what was appended now, so that copies do not repeat it."""
-        mx.eval([(layer.keys, layer.values) for layer in self.layers])
-
-
-def join(caches: Sequence[BatchCache]) -> BatchCache:
-    """Several batches as one; narrower ones are filled up with holes."""
-    if len(caches) == 1:
-        return caches[0]
-    result = BatchCache(len(caches[0].layers), sum(len(cache.lengths) for cache in caches))
-    columns = max(cache.positions.shape[1] for cache in caches)
-    result.positions = np.concatenate(
-        [
-            np.pad(
-                c.positions, ((0, 0), (0, columns - c.positions.shape[1])), constant_values=HOLE
-            )
-            for c in caches
-        ]
-    )
-    result.lengths = np.concatenate([cache.lengths for cache in caches])
-    for place, layer in enumerate(result.layers):
-        parts = [cache.layers[place] for cache in caches]
-        layer.used = columns
-        layer.keys = mx.concatenate([_widened(p.keys, p.used, columns) for p in parts])
-        layer.values = mx.concatenate([_widened(p.values, p.used, columns) for p in parts])
-    return result
+    def joined(self, others: Sequence[BatchCache]) -> BatchCache:
+        """Side by side; narrower ones are filled up with holes."""
+        caches = [self, *others]
+        result = BatchCache(len(self.layers), sum(len(cache.lengths) for cache in caches))
+        result.lengths = np.concatenate([cache.lengths for cache in caches])
+        columns = max(cache.positions.shape[1] for cache in caches)
+        result.positions = np.concatenate(
+            [
+                np.pad(
+                    c.positions,
+                    ((0, 0), (0, columns - c.positions.shape[1])),
+                    constant_values=HOLE,
+                )
+                for c in caches
+            ]
+        )
+        if columns:
+            for place, layer in enumerate(result.layers):
+                parts = [cache.layers[place] for cache in caches]
+                layer.used = columns
+                rows = [len(cache.lengths) for cache in caches]
+                layer.keys = _side_by_side([(p.keys, p.used) for p in parts], rows, columns)
+                layer.values = _side_by_side([(p.values, p.used) for p in parts], rows, columns)
+        return result
 
 
 def layer_count(model: nn.Module) -> int:
@@ -196,6 +258,17 @@ def _with_room(buffer: mx.array | None, new: mx.array, used: int, end: int) -> m
     return room if buffer is None else mx.concatenate([buffer[..., :used, :], room], axis=2)
 
 
-def _widened(array: mx.array | None, used: int, columns: int) -> mx.array:
-    assert array is not None
-    return mx.pad(array[..., :used, :], [(0, 0), (0, 0), (0, columns - used), (0, 0)])
+def _side_by_side(
+    parts: Sequence[tuple[mx.array | None, int]], rows: Sequence[int], columns: int
+) -> mx.array:
+    """Arrays of which some columns are used, or None without any, as one of ``columns``."""
+    like = next(array for array, _ in parts if array is not None)
+    _, heads, _, dim = like.shape
+    return mx.concatenate(
+        [
+            mx.zeros((count, heads, columns, dim), like.dtype)
+            if array is None
+            else mx.pad(array[..., :used, :], [(0, 0), (0, 0), (0, columns - used), (0, 0)])
+            for (array, used), count in zip(parts, rows, strict=True)
+        ]
+    )

@@ -14,7 +14,7 @@ import numpy as np
 
 from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx
-from ecellm_mlx.inference.cache import BatchCache, join
+from ecellm_mlx.inference.cache import RowCache
 from ecellm_mlx.inference.engine import Engine, Logits, Prefilled
 
 # Finished rows leave the batch when this share of it is left: leaving costs a copy.
@@ -72,7 +72,7 @@ class Decoder:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._cache: BatchCache | None = None
+        self._cache: RowCache | None = None
         # One entry for each row of the cache; None once it is done.
         self._rows: list[_Row | None] = []
 
@@ -90,7 +90,7 @@ class Decoder:
                 row.tokens, row.pending, row.logits = list(rule.start), list(rule.start), None
             fresh.append(row)
         self._drop(0)
-        self._cache = batch.cache if self._cache is None else join([self._cache, batch.cache])
+        self._cache = self._cache.joined([batch.cache]) if self._cache else batch.cache
         self._rows += fresh
 
     def run(self, leave: int = 0) -> Iterator[Progress]:
@@ -136,7 +136,8 @@ class Decoder:
         """One forward pass over a part of what is pending."""
         assert self._cache is not None
         pending = [row.pending if row else [] for row in self._rows]
-        width = best_width([len(tokens) for tokens in pending])
+        counts = [len(tokens) for tokens in pending]
+        width = max(counts) if self._engine.packed else best_width(counts)
         steps = [tokens[:width] for tokens in pending]
         ready = [i for i, tokens in enumerate(pending) if tokens and len(tokens) <= width]
         logits = self._engine.extend(self._cache, steps, ready)
@@ -151,7 +152,7 @@ class Decoder:
 
 
 def best_width(counts: Sequence[int]) -> int:
-    """Tokens that rows read in one pass, at most, when row i has ``counts[i]`` pending.
+    """Tokens that rows read in one padded pass, at most; row i has ``counts[i]`` pending.
 
     A pass costs a fixed part and one for each row and column, used or not. Where one
     row has a long forced run and the others a token each, it is cheaper to read the

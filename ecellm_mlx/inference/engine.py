@@ -7,22 +7,30 @@ the prefix is copied to each row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn, scalar
+from ecellm_mlx.core_threads import CoreThreads
 from ecellm_mlx.errors import ModelError
-from ecellm_mlx.inference.cache import BatchCache, join, layer_count
+from ecellm_mlx.inference.cache import BatchCache, Pass, RowCache, layer_count
 from ecellm_mlx.inference.host import HostKernels
+from ecellm_mlx.inference.packed import PASS_TOKENS, NotPackedError, PackedCache
 from ecellm_mlx.models import body
+from ecellm_mlx.models.quantized import CrossoverEmbedding, CrossoverLinear
 
 # A shorter common prefix saves less than its own forward pass costs.
 MIN_SHARED_PREFIX = 8
-# Largest relative difference of logits that is rounding, in 16-bit arithmetic too.
-BATCH_TOLERANCE = 5e-2
+# Tokens of a pass where every pass de-quantizes the weights anew.
+QUANTIZED_PASS_TOKENS = 8 * PASS_TOKENS
+# Largest relative difference of logits that is rounding.
+ROUNDING = 1e-3
+ROUNDING_16_BIT = 5e-2
 Logits = NDArray[np.float32]
 
 
@@ -40,7 +48,7 @@ class Prefilled:
 
     indices: list[int]
     logits: mx.array  # (B, vocab), of the token after the prompt
-    cache: BatchCache
+    cache: RowCache
 
     def part(self, places: Sequence[int]) -> Prefilled:
         """The rows at ``places``, which may repeat, with a cache of their own."""
@@ -52,11 +60,11 @@ class Prefilled:
 
 
 @dataclass(frozen=True)
-class _Shared:
-    """A prefix of ``length`` tokens that was read, as a batch of one."""
+class _Prefixes:
+    """Prefixes that were read, as rows of ``cache``, by the names of their groups."""
 
-    length: int
-    cache: BatchCache
+    groups: list[str]
+    cache: RowCache
 
 
 class Engine:
@@ -64,6 +72,7 @@ class Engine:
 
     Attributes:
         vocab_size: width of the model's logits.
+        packed: whether rows are read without padding.
 
     Raises:
         ModelError: the model keeps another state than keys and values, or computes
@@ -76,7 +85,25 @@ class Engine:
         self._splits = not body.split_problem(model)
         self._layers = layer_count(model)
         self._host = HostKernels(model)
-        self.vocab_size = self._probe()
+        self._cores = CoreThreads()
+        kinds = {type(module) for module in model.modules()}
+        quantized = kinds & {CrossoverLinear, CrossoverEmbedding}
+        self._pass_tokens = QUANTIZED_PASS_TOKENS if quantized else PASS_TOKENS
+        self.vocab_size = 0
+        self.packed = runtime.prepare().on_cpu
+        problem = self._problem()
+        if problem and self.packed:
+            # Its attention is its own; a padded batch may still suit it.
+            self.packed = False
+            problem = self._problem()
+        if problem:
+            raise problem
+
+    def new_cache(self, rows: int) -> RowCache:
+        """The cache of ``rows`` rows that have read nothing yet."""
+        if self.packed:
+            return PackedCache(self._layers, rows, self._pass_tokens)
+        return BatchCache(self._layers, rows)
 
     def prefill(self, prompts: Sequence[Prompt]) -> Iterator[Prefilled]:
         """Read all prompts in batches, in order of group and length.
@@ -87,31 +114,28 @@ class Engine:
         groups: dict[str, list[int]] = {}
         for index, prompt in enumerate(prompts):
             groups.setdefault(prompt.group, []).append(index)
-        empty = _Shared(0, BatchCache(self._layers, 1))
-        root = self._read(empty, common_prefix([p.tokens for p in prompts]))
-        pieces: list[Prefilled] = []
-        room = self.batch_size
-        for members in groups.values():
-            members.sort(key=lambda i: (len(prompts[i].tokens), i))
-            shared = root
-            if len(members) > 1:
-                prefix = common_prefix([prompts[i].tokens for i in members])
-                shared = self._read(root, prefix)
-            while members:
-                indices, members = members[:room], members[room:]
-                suffixes = [prompts[i].tokens[shared.length :] for i in indices]
-                cache = shared.cache.select([0] * len(indices))
-                pieces.append(Prefilled(indices, self.extend(cache, suffixes), cache))
-                room -= len(indices)
-                if not room:
-                    yield _joined(pieces)
-                    pieces, room = [], self.batch_size
-        if pieces:
-            yield _joined(pieces)
+        order: list[int] = []
+        shared: dict[str, tuple[int, ...]] = {}
+        root = _worth_reading(common_prefix([p.tokens for p in prompts]), ())
+        for name, members in groups.items():
+            order += sorted(members, key=lambda i: (len(prompts[i].tokens), i))
+            own = common_prefix([prompts[i].tokens for i in members])
+            shared[name] = _worth_reading(own, root) if len(members) > 1 else root
+        start = self.new_cache(1)
+        if root:
+            self._feed(start, [root])
+        read = _Prefixes([], start)
+        for place in range(0, len(order), self.batch_size):
+            indices = order[place : place + self.batch_size]
+            names = list(dict.fromkeys(prompts[i].group for i in indices))
+            read = self._with_prefixes(read, start, names, shared)
+            cache = read.cache.select([read.groups.index(prompts[i].group) for i in indices])
+            suffixes = [prompts[i].tokens[len(shared[prompts[i].group]) :] for i in indices]
+            yield Prefilled(indices, self.extend(cache, suffixes), cache)
 
     def extend(
         self,
-        cache: BatchCache,
+        cache: RowCache,
         continuations: Sequence[Sequence[int]],
         wanted: Sequence[int] | None = None,
     ) -> mx.array:
@@ -126,11 +150,13 @@ class Engine:
         Returns:
             (wanted, vocab), of the token after each row's last one.
         """
-        counts = [len(tokens) for tokens in continuations]
-        places = list(range(len(counts))) if wanted is None else list(wanted)
+        places = range(len(continuations)) if wanted is None else wanted
         hidden = self._feed(cache, continuations)
-        last = hidden[mx.array(places), mx.array([max(counts[i] - 1, 0) for i in places])]
-        logits = self._logits(last)
+        nothing = mx.zeros_like(next(state for state in hidden if state is not None))
+        states = [hidden[i] for i in places]
+        logits = self._logits(
+            mx.concatenate([nothing if state is None else state for state in states])
+        )
         mx.eval(logits)
         return logits
 
@@ -154,79 +180,121 @@ class Engine:
             longer = [i for i, (_, tokens) in enumerate(part) if len(tokens) > 1]
             if longer:
                 cache = batch.cache.select([part[i][0] for i in longer])
-                hidden = self._feed(cache, [part[i][1][:-1] for i in longer])
-                for place, i in enumerate(longer):
+                fed = [part[i][1][:-1] for i in longer]
+                hidden = self._feed(cache, fed, every=True)
+                for states, i in zip(hidden, longer, strict=True):
+                    assert states is not None
                     tokens = part[i][1]
-                    rows = _log_softmax(self._logits(hidden[place, : len(tokens) - 1]))
+                    rows = _log_softmax(self._logits(states))
                     values[i] += rows[np.arange(len(tokens) - 1), list(tokens[1:])].tolist()
             found += [np.array(v, np.float32) for v in values]
         return found
 
-    def _probe(self) -> int:
-        """Compare uneven rows of a batch with the plain model; returns the vocabulary.
+    def _problem(self) -> ModelError | None:
+        """Compare uneven rows of a batch with the plain model; sets ``vocab_size``.
 
         A model whose attention does not take its mask and positions from the cache
         would be quietly wrong in a batch, so it is tried before it is used.
         """
         rows = [(1, 2, 3, 4, 5, 6), (7, 8), (9, 10, 11)]
-        cache = BatchCache(self._layers, len(rows))
+        cache = self.new_cache(len(rows))
         try:
             self.extend(cache, [row[:-1] for row in rows])
-            got = self.extend(cache, [row[-1:] for row in rows]).astype(mx.float32)
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ModelError(
+            got = self.extend(cache, [row[-1:] for row in rows])
+        except (NotPackedError, TypeError, ValueError, AttributeError, IndexError) as error:
+            return ModelError(
                 "this architecture cannot compute rows of different lengths at once",
                 got=" ".join(str(error).split())[:200],
                 cure="use a Llama, Mistral, Phi or Qwen model",
-            ) from error
+            )
+        self.vocab_size = int(got.shape[-1])
+        tolerance = ROUNDING if got.dtype == mx.float32 else ROUNDING_16_BIT
         for place, row in enumerate(rows):
             expected = self.model(mx.array(row)[None])[0, -1].astype(mx.float32)
             largest = mx.maximum(mx.abs(expected).max(), 1e-6)
             difference = scalar(mx.abs(got[place] - expected).max() / largest)
-            if not difference <= BATCH_TOLERANCE:
-                raise ModelError(
+            if not difference <= tolerance:
+                return ModelError(
                     "this architecture computes something else when rows share a batch",
                     got=f"logits that differ by {difference:.1e}",
                     cure="use a Llama, Mistral, Phi or Qwen model",
                 )
-        return int(got.shape[-1])
+        return None
 
-    def _read(self, start: _Shared, prefix: tuple[int, ...]) -> _Shared:
-        """``start`` continued to the end of ``prefix``, if that is worth a pass."""
-        if len(prefix) - start.length < MIN_SHARED_PREFIX:
-            return start
-        cache = start.cache.select([0])
-        tokens = prefix[start.length :]
-        cache.begin([len(tokens)])
-        self._hidden(mx.array(tokens)[None], cache)
-        cache.evaluate()
-        return _Shared(len(prefix), cache)
+    def _with_prefixes(
+        self,
+        read: _Prefixes,
+        start: RowCache,
+        groups: list[str],
+        prefixes: Mapping[str, tuple[int, ...]],
+    ) -> _Prefixes:
+        """The prefixes of ``groups``, of which ``read`` may have some."""
+        known = [name for name in groups if name in read.groups]
+        fresh = [name for name in groups if name not in read.groups]
+        caches = []
+        if known:
+            caches.append(read.cache.select([read.groups.index(name) for name in known]))
+        if fresh:
+            caches.append(start.select([0] * len(fresh)))
+        names = known + fresh
+        cache = caches[0].joined(caches[1:]) if len(caches) > 1 else caches[0]
+        rests = [prefixes[n][length:] for n, length in zip(names, cache.lengths, strict=True)]
+        if any(rests):
+            self._feed(cache, rests)
+        return _Prefixes(names, cache)
 
-    def _feed(self, cache: BatchCache, continuations: Sequence[Sequence[int]]) -> mx.array:
-        """What ``_hidden`` gives for each row's own tokens, padded on the right."""
-        counts = [len(tokens) for tokens in continuations]
-        padded = np.zeros((len(counts), max(counts)), np.int32)
-        for row, tokens in enumerate(continuations):
-            padded[row, : len(tokens)] = tokens
-        cache.begin(counts)
-        return self._hidden(mx.array(padded), cache)
+    def _feed(
+        self,
+        cache: RowCache,
+        continuations: Sequence[Sequence[int]],
+        *,
+        every: bool = False,
+    ) -> list[mx.array | None]:
+        """Feed each row its own tokens.
 
-    def _hidden(self, tokens: mx.array, cache: BatchCache) -> mx.array:
-        """Hidden states (B, T, hidden) where the model splits, else its logits."""
+        Returns:
+            What ``_hidden`` gives for each row's last token, (1, hidden), or for
+            ``every`` one of its tokens, (T, hidden); None for a row without any.
+        """
+        found: list[list[mx.array]] = [[] for _ in continuations]
+        parts = cache.passes(continuations, self._cores.count)
+        # Only what this thread is about to use may be left to be computed later.
+        lazy = len(parts) == 1 == len(parts[0])
+
+        def read(_number: int, passes: list[Pass]) -> None:
+            for each in passes:
+                states = self._hidden(mx.array(each.tokens), each.layers).flatten(0, 1)
+                kept = [
+                    (p.row, p.start if every else p.start + p.count - 1, p.start + p.count)
+                    for p in each.pieces
+                    if every or p.last
+                ]
+                mine = [(row, states[begin:end]) for row, begin, end in kept]
+                if not lazy:
+                    # A copy, which does not keep the rest of the pass in memory.
+                    mine = [(row, mx.contiguous(part)) for row, part in mine]
+                    mx.eval([part for _, part in mine])
+                for row, part in mine:
+                    found[row].append(part)
+
         with self._host.active():
-            if self._splits:
-                return body.hidden_states(self.model, tokens, cache.layers)
-            return self.model(tokens, cache=cache.layers)
+            self._cores.each(parts, read)
+        return [mx.concatenate(parts) if parts else None for parts in found]
+
+    def _hidden(self, tokens: mx.array, layers: Sequence[Any]) -> mx.array:
+        """Hidden states (B, T, hidden) where the model splits, else its logits."""
+        if self._splits:
+            return body.hidden_states(self.model, tokens, layers)
+        return self.model(tokens, cache=layers)
 
     def _logits(self, hidden: mx.array) -> mx.array:
         """Logits of what ``_hidden`` gave, whatever that is."""
         return body.logits(self.model, hidden) if self._splits else hidden
 
 
-def _joined(pieces: list[Prefilled]) -> Prefilled:
-    indices = [index for piece in pieces for index in piece.indices]
-    logits = mx.concatenate([piece.logits for piece in pieces])
-    return Prefilled(indices, logits, join([piece.cache for piece in pieces]))
+def _worth_reading(prefix: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...]:
+    """``prefix``, if it is so much longer than ``before`` that a pass pays; else ``before``."""
+    return prefix if len(prefix) - len(before) >= MIN_SHARED_PREFIX else before
 
 
 def common_prefix(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn
 from ecellm_mlx.inference.cache import LayerCache
+from ecellm_mlx.inference.packed import NotPackedError, PackedLayer
 
 # Attention scores of so many values (1 MB) are worked on at once, to stay in cache.
 BLOCK = 1 << 18
@@ -160,11 +161,15 @@ def _attention_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
         **others: Any,
     ) -> mx.array:
         ours = (
-            isinstance(cache, LayerCache)
+            isinstance(cache, LayerCache | PackedLayer)
             and not isinstance(mask, str)
             and not any(value is not None for value in others.values())
             and {queries.dtype, keys.dtype, values.dtype} == {mx.float32}
         )
+        if isinstance(cache, PackedLayer):
+            if not ours:
+                raise NotPackedError
+            return cache.attend(queries, keys, values, scale, mask)
         if ours:
             return attention(queries, keys, values, scale, mask)
         return original(queries, keys, values, cache=cache, scale=scale, mask=mask, **others)

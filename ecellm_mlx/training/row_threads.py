@@ -1,10 +1,8 @@
 """The rows of a micro-batch on all cores of the CPU backend.
 
-MLX's CPU backend computes products on all cores and everything else on one. Rows do
-not depend on each other, so each core can take some of them through the whole forward
-and backward pass, with products of its own (of several cores, where there are more
-cores than rows). Gradients are added in the order of the parts: the same bits in every
-run on as many cores. Other devices get the batch whole.
+Rows do not depend on each other, so each core can take some of them through the whole
+forward and backward pass (see ``core_threads``). Gradients are added in the order of
+the parts: the same bits in every run on as many cores.
 
 Every thread has a tree of modules of its own, since MLX differentiates a model by
 putting traced arrays into its modules; the arrays themselves are shared.
@@ -14,11 +12,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn, tree_flatten, tree_map
+from ecellm_mlx.core_threads import CoreThreads
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import AdapterDropout, Extent
@@ -34,18 +31,13 @@ class RowThreads:
     """
 
     def __init__(self, model: nn.Module, dropout: float = 0.0) -> None:
-        count = runtime.host_threads() if runtime.can_share_cores() else 1
-        self._models = [model, *(replica(model) for _ in range(count - 1))]
+        self._cores = CoreThreads()
+        self._models = [model, *(replica(model) for _ in range(self._cores.count - 1))]
         self._dropouts = [AdapterDropout(each, dropout) for each in self._models]
         self._gradients = [
             nn.value_and_grad(each, loss.negative_log_likelihood) for each in self._models
         ]
         self._host = HostGradients(model)
-        # One each, since MLX keeps unfinished arrays with the thread that made them.
-        self._threads = [
-            ThreadPoolExecutor(1, thread_name_prefix=f"rows-{number}")
-            for number in range(1, count)
-        ]
 
     def loss_and_gradient(self, batch: Batch, seed: int) -> tuple[mx.array, Any]:
         """Summed loss (scalar, float32) and its gradient, a tree like the parameters'.
@@ -78,7 +70,7 @@ class RowThreads:
     def _each(
         self, work: Callable[[int, Batch], Any], batch: Batch, *, training: bool
     ) -> list[Any]:
-        """``work`` on every part of ``batch``, the first of them on this thread."""
+        """``work`` on every part of ``batch``."""
         model, *others = self._models
         parameters = model.trainable_parameters()
         # What is not computed yet could only be computed by this thread.
@@ -87,18 +79,8 @@ class RowThreads:
             other.update(parameters)
         for each in self._models:
             each.train(training)
-        first, *rest = batch.parts(len(self._models))
-        with self._host.active(), runtime.cores_shared_by(1 + len(rest)):
-            found = [
-                self._threads[place].submit(work, place + 1, rows)
-                for place, rows in enumerate(rest)
-            ]
-            try:
-                mine = work(0, first)
-            finally:
-                # Also when this part failed: nothing may run on behind our back.
-                wait(found)
-        return [mine, *(future.result() for future in found)]
+        with self._host.active():
+            return self._cores.each(batch.parts(len(self._models)), work)
 
 
 def replica(model: nn.Module) -> nn.Module:

@@ -11,11 +11,23 @@ from ecellm_mlx.backend import mx
 from ecellm_mlx.inference import engine, sampling
 from ecellm_mlx.inference.decoding import Decoder, Rule, best_width
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt, common_prefix
+from ecellm_mlx.inference.packed import NotPackedError, PackedLayer
 from ecellm_mlx.models import loading
 
 RNG = np.random.default_rng(0)
 PREAMBLE = tuple(RNG.integers(20, 4000, 30).tolist())
 HEADS = [tuple(RNG.integers(20, 4000, n).tolist()) for n in (12, 25)]
+
+
+@pytest.fixture(params=["packed", "padded"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows packed where the device can, and padded as on all others."""
+    if request.param == "padded":
+
+        def refuse(*_: object) -> None:
+            raise NotPackedError
+
+        monkeypatch.setattr(PackedLayer, "attend", refuse)
 
 
 def prompts() -> list[Prompt]:
@@ -30,6 +42,7 @@ def prompts() -> list[Prompt]:
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "phi"])
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.usefixtures("reading")
 def test_logits_and_answers_equal_the_plain_model(
     name: str, batch_size: int, tiny_models: dict[str, Path]
 ) -> None:
@@ -69,6 +82,7 @@ def plain_greedy(model: object, tokens: tuple[int, ...], count: int) -> list[int
     return sequence[len(tokens) :]
 
 
+@pytest.mark.usefixtures("reading")
 def test_rows_may_go_on_by_different_numbers_of_tokens(tiny: Path) -> None:
     model = loading.load(tiny).model
     engine = Engine(model)
@@ -88,6 +102,7 @@ def test_rows_may_go_on_by_different_numbers_of_tokens(tiny: Path) -> None:
                 assert mx.abs(logits[place] - expected).max().item() < 1e-4
 
 
+@pytest.mark.usefixtures("reading")
 def test_a_stop_token_ends_a_row_alone(tiny: Path) -> None:
     model = loading.load(tiny).model
     rows = prompts()
@@ -100,6 +115,7 @@ def test_a_stop_token_ends_a_row_alone(tiny: Path) -> None:
         assert answer == (whole[: whole.index(stop)] if stop in whole else whole)
 
 
+@pytest.mark.usefixtures("reading")
 def test_rows_join_while_others_are_under_way(tiny: Path) -> None:
     model = loading.load(tiny).model
     rows = prompts()
