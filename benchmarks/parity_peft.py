@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from ecellm_mlx import events, jobs
-from ecellm_mlx.backend import mx, tree_flatten
+from ecellm_mlx.backend import mx
 from ecellm_mlx.data import rows
 from ecellm_mlx.data.batches import Batch, collate
-from ecellm_mlx.models import exporting, loading, registry
+from ecellm_mlx.models import exporting, merging, registry
 from ecellm_mlx.training import checkpoint, loop, schedule
 from ecellm_mlx.training.launch import launch
 
@@ -204,15 +203,7 @@ def _padded(batch: Batch) -> dict[str, np.ndarray]:
 
 def float32_folder(model: Path, target: Path) -> Path:
     """A copy of ``model`` with plain float32 weights, which transformers loads as well."""
-    base = loading.load(model)
-    target.mkdir(parents=True)
-    for file in model.iterdir():
-        if file.suffix in (".json", ".model", ".jinja", ".txt") and "index" not in file.name:
-            shutil.copy(file, target)
-    config = {k: v for k, v in base.config.items() if not k.startswith("quantization")}
-    (target / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
-    weights = {n: a.astype(mx.float32) for n, a in tree_flatten(base.model.parameters())}
-    mx.save_safetensors(str(target / "model.safetensors"), weights, metadata={"format": "pt"})
+    merging.export_hf(merging.Source(str(model), None), target, dtype="float32")
     return target
 
 

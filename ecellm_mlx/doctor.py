@@ -82,6 +82,15 @@ def _device(machine: runtime.Runtime) -> dict[str, str]:
             "MLX does not see the GPU of this Mac",
             "use a native arm64 Python; under Rosetta there is no Metal",
         )
+    package = runtime.cuda_package()
+    if machine.on_cpu and package:
+        return _check(
+            "device",
+            "warn",
+            f"MLX computes on cpu, though {package} is installed",
+            f"see that `nvidia-smi` lists a GPU, then run `pip install --force-reinstall "
+            f"--no-deps {package}`: mlx-cpu puts its library in the same place",
+        )
     return _check("device", "ok", f"MLX computes on {machine.device}")
 
 

@@ -255,11 +255,16 @@ def expected_device() -> str:
         return prepare().device
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "metal"
+    return "cuda" if cuda_package() else "cpu"
+
+
+def cuda_package() -> str | None:
+    """The package that brings MLX's CUDA backend; None if none is installed."""
     for name in ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             importlib.metadata.version(name)
-            return "cuda"
-    return "cpu"
+            return name
+    return None
 
 
 def metal_limit_gb(total_gb: float) -> float:

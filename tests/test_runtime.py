@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import backend, runtime
+from ecellm_mlx import backend, doctor, runtime
 
 
 @pytest.fixture
@@ -49,6 +49,17 @@ def test_device(monkeypatch: pytest.MonkeyPatch, metal: bool, cuda: bool, device
         warnings.simplefilter("ignore", runtime.SlowBlasWarning)
         assert runtime.prepare().device == device
     assert runtime.compute_dtype("bfloat16") == ("float32" if device == "cpu" else "bfloat16")
+
+
+def test_a_cuda_package_that_is_not_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = runtime.Runtime("cpu", runtime.Blas("openblas", "x"))
+    monkeypatch.setattr(runtime, "cuda_package", lambda: None)
+    assert doctor._device(cpu)["status"] == "ok"
+    monkeypatch.setattr(runtime, "cuda_package", lambda: "mlx-cuda-13")
+    found = doctor._device(cpu)
+    assert found["status"] == "warn"
+    assert "--no-deps mlx-cuda-13" in found["cure"]
+    assert doctor._device(runtime.Runtime("cuda", cpu.blas))["status"] == "ok"
 
 
 def test_order_of_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

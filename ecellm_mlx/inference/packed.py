@@ -300,7 +300,7 @@ class PackedLayer:
 
     def _together(self, queries: mx.array, buffer: _Buffer, window: int | None) -> mx.array:
         """With NumPy's products: they are small, and many calls of MLX's BLAS on all cores."""
-        count, heads, _, dim = queries.shape
+        _, heads, _, dim = queries.shape
         extent, key_heads = self._extent, buffer.keys.shape[1]
         first, last = int(extent.rows.min()), int(extent.rows.max()) + 1
         places = extent.rows - first

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx
+from ecellm_mlx.errors import ModelError
 from ecellm_mlx.inference import engine, sampling
 from ecellm_mlx.inference.decoding import Decoder, Rule, best_width
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt, common_prefix
@@ -139,11 +142,44 @@ def test_rows_join_while_others_are_under_way(tiny: Path) -> None:
         assert ended[index] == start + rest
 
 
-def test_long_forced_runs_wait_for_company() -> None:
+def test_long_forced_runs_wait_for_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "pass_overhead_tokens", lambda: 32)
     assert best_width([15, *[1] * 15]) == 1
     assert best_width([15] * 16) == 15
     assert best_width([15] * 8 + [1] * 8) == 15
     assert best_width([0, 0, 4]) == 4
+
+
+@pytest.mark.parametrize(
+    ("differences", "message"),
+    [
+        ([1e-9], None),
+        # Logits of 16 bits after tokens that say nothing are rounding; others tell.
+        ([0.6, 1e-9], None),
+        ([math.inf, 0.6, 0.3], "3.0e-01"),
+        ([math.inf] * 3, "inf"),
+    ],
+)
+def test_a_model_is_refused_if_no_rows_agree_with_it(
+    differences: list[float], message: str | None, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loading.load(tiny).model
+    # Packed first, and padded if that is of no use.
+    left = iter(differences if message is None else differences * 2)
+    monkeypatch.setattr(Engine, "_difference", lambda *_: next(left))
+    if message is None:
+        Engine(model)
+    else:
+        with pytest.raises(ModelError, match=f"share a batch: got .* {message}"):
+            Engine(model)
+    assert next(left, None) is None
+
+
+def test_nan_is_no_agreement(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(loading.load(tiny).model)
+    monkeypatch.setattr(engine, "extend", lambda *_: mx.full((3, 8), mx.nan))
+    monkeypatch.setattr(engine, "model", lambda tokens: mx.ones((1, tokens.shape[1], 8)))
+    assert engine._difference([[1, 2], [3, 4], [5, 6]]) == math.inf
 
 
 def test_common_prefix_leaves_a_token() -> None:

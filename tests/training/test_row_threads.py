@@ -134,6 +134,7 @@ def test_it_follows_the_parameters_of_the_model(
     assert RowThreads(base.model).loss(batch).item() == pytest.approx(after, rel=1e-5)
 
 
+@pytest.mark.skipif(not runtime.prepare().on_cpu, reason="rows share cores on the CPU alone")
 @pytest.mark.parametrize("broken", [0, 1])
 def test_an_error_of_a_part_is_raised_and_products_get_their_threads_back(
     broken: int, base: loading.LoadedModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
