@@ -13,9 +13,8 @@ sorted by length, which neither does by itself. Two protocols:
 
 Ours answers closed tasks and attribute lists with valid decoding, and free text greedily
 (``tuned``) or as the paper samples (``paper``). ``invalid`` is the published #invalid.
-On a
-machine that others share, let the peers take turns (``--repeats``): the fastest run of each
-was disturbed least.
+On a machine that others share, let the peers take turns (``--repeats``): the fastest run
+of each was disturbed least.
 
 Goals against mlx-lm: closed tasks 2x tuned and 5x paper, AVE 3x, AG 1.5x, no invalid
 answer of ours.

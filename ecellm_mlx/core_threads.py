@@ -44,10 +44,8 @@ class CoreThreads:
         first, *rest = parts
         with runtime.cores_shared_by(len(parts)):
             others = [
-                thread.submit(work, number, part)
-                for number, (thread, part) in enumerate(
-                    zip(self._threads, rest, strict=False), start=1
-                )
+                self._threads[place].submit(work, place + 1, part)
+                for place, part in enumerate(rest)
             ]
             try:
                 mine = work(0, first)

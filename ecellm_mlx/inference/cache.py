@@ -41,6 +41,11 @@ class Piece:
     count: int
     last: bool
 
+    @property
+    def end(self) -> int:
+        """The place behind its last token."""
+        return self.start + self.count
+
 
 @dataclass(frozen=True)
 class Pass:

@@ -279,22 +279,21 @@ class Engine:
         def read(_number: int, passes: list[Pass]) -> None:
             for each in passes:
                 states = self._hidden(mx.array(each.tokens), each.layers).flatten(0, 1)
-                kept = [
-                    (p.row, p.start if every else p.start + p.count - 1, p.start + p.count)
+                kept = {
+                    p.row: states[p.start if every else p.end - 1 : p.end]
                     for p in each.pieces
                     if every or p.last
-                ]
-                mine = [(row, states[begin:end]) for row, begin, end in kept]
+                }
                 if not lazy:
                     # A copy, which does not keep the rest of the pass in memory.
-                    mine = [(row, mx.contiguous(part)) for row, part in mine]
-                    mx.eval([part for _, part in mine])
-                for row, part in mine:
+                    kept = {row: mx.contiguous(part) for row, part in kept.items()}
+                    mx.eval(kept)
+                for row, part in kept.items():
                     found[row].append(part)
 
         with self._host.active():
             self._cores.each(parts, read)
-        return [mx.concatenate(parts) if parts else None for parts in found]
+        return [mx.concatenate(mine) if mine else None for mine in found]
 
     def _hidden(self, tokens: mx.array, layers: Sequence[Any]) -> mx.array:
         """Hidden states (B, T, hidden) where the model splits, else its logits."""

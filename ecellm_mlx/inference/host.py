@@ -25,6 +25,7 @@ from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn
 from ecellm_mlx.inference.cache import LayerCache
 from ecellm_mlx.inference.packed import NotPackedError, PackedLayer
+from ecellm_mlx.inference.softmax import exponentials
 
 # Attention scores of so many values (1 MB) are worked on at once, to stay in cache.
 BLOCK = 1 << 18
@@ -114,9 +115,7 @@ def attention(
         block = view[start : start + step]
         if bias is not None:
             block += bias if len(bias) == 1 else bias[start : start + step]
-        block -= block.max(axis=-1, keepdims=True)
-        np.exp(block, out=block)
-        block.sum(axis=-1, keepdims=True, out=totals[start : start + step])
+        totals[start : start + step] = exponentials(block)
     output = (scores @ values).reshape(batch, heads, length, values.shape[-1])
     return output / mx.array(totals)
 

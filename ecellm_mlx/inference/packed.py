@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx
 from ecellm_mlx.inference.cache import GROWTH, UNSEEN, Pass, Piece
+from ecellm_mlx.inference.softmax import exponentials
 
 # Tokens of a pass, at most. Longer ones push each other's arrays out of the cache.
 PASS_TOKENS = 512
@@ -292,14 +293,14 @@ class PackedLayer:
                 view += _bias(np.arange(start, columns), columns, window)
             elif count > 1:
                 view[..., start:] += _TRIANGLE[:count, :count]
-            totals.append(_exponentials(view))
+            totals.append(exponentials(view))
             product = score @ buffer.values[row, :, :columns]
             outputs.append(product.reshape(heads, count, -1))
         output = mx.concatenate(outputs, axis=1) / mx.array(np.concatenate(totals, axis=1))
         return output.swapaxes(0, 1)[:, :, None]
 
     def _together(self, queries: mx.array, buffer: _Buffer, window: int | None) -> mx.array:
-        """With NumPy's products: they are small, and many calls of MLX's BLAS on all cores."""
+        """With NumPy's products: MLX's BLAS would wake all cores for each small one."""
         _, heads, _, dim = queries.shape
         extent, key_heads = self._extent, buffer.keys.shape[1]
         first, last = int(extent.rows.min()), int(extent.rows.max()) + 1
@@ -313,7 +314,7 @@ class PackedLayer:
         positions = np.zeros((last - first, width), np.intp)
         positions[places, extent.steps] = extent.columns
         view += _bias(positions, columns, window)[:, None]
-        totals = _exponentials(view)
+        totals = exponentials(view)
         output = (scores @ values).reshape(last - first, heads, width, -1)
         output /= totals
         return mx.array(output[places, :, extent.steps][:, :, None])
@@ -372,10 +373,3 @@ def _bias(positions: Ints, columns: int, window: int | None) -> Floats:
 
 
 _TRIANGLE = _bias(np.arange(QUERY_BLOCK), QUERY_BLOCK, None)
-
-
-def _exponentials(scores: Floats) -> Floats:
-    """Replace scores (…, columns) by exp(score − largest) in place; their sums (…, 1)."""
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    return scores.sum(axis=-1, keepdims=True)

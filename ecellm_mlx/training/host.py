@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ecellm_mlx import runtime
 from ecellm_mlx.backend import mx, nn, tree_flatten
 from ecellm_mlx.inference.host import MODELS, HostKernels, float32_or
+from ecellm_mlx.inference.softmax import exponentials
 from ecellm_mlx.models import body
 from ecellm_mlx.models.memory import HEAD_BYTES
 from ecellm_mlx.training import loss
@@ -213,9 +214,7 @@ def _weights(queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
             rows[..., end:] = 0
             seen = rows[..., :end]
             seen[..., start:] += ahead[: end - start, : end - start]
-            seen -= seen.max(axis=-1, keepdims=True)
-            np.exp(seen, out=seen)
-            seen.sum(axis=-1, keepdims=True, out=totals[first : first + step, start:end])
+            totals[first : first + step, start:end] = exponentials(seen)
     return scores, mx.array(totals.reshape(*scores.shape[:-1], 1))
 
 
