@@ -114,38 +114,37 @@ def prepare() -> Runtime:
 
 def _load_blas() -> Blas:
     """The first usable library of: ECELLM_BLAS, system OpenBLAS, the mkl wheel."""
-    if chosen := os.environ.get("ECELLM_BLAS"):
-        if not _load_cblas(chosen):
-            raise EcellmError(
-                f"ECELLM_BLAS={chosen} cannot be used",
-                expected="a shared library that exports cblas_sgemm",
-                cure="correct the path or unset ECELLM_BLAS",
-            )
-        return Blas(Path(chosen).name, chosen)
-    for name in (*OPENBLAS_NAMES, ctypes.util.find_library("openblas")):
-        if name and _load_cblas(name):
-            return Blas("openblas", name)
     # MKL's threads otherwise spin for 0.2 s after every product, which starves whoever
     # shares the cores: MLX's own thread, the TUI, a second job.
     os.environ.setdefault("KMP_BLOCKTIME", "0")
     # MKL may otherwise add in another order from run to run, by where an array happens to
     # lie in memory; a resumed job must give the bits of one that was never stopped.
     os.environ.setdefault("MKL_CBWR", "AUTO")
-    if (mkl := _mkl_path()) and _load_cblas(str(mkl)):
+    if chosen := os.environ.get("ECELLM_BLAS"):
+        if problem := _load_cblas(chosen):
+            raise EcellmError(
+                f"ECELLM_BLAS={chosen} cannot be used ({problem})",
+                cure="correct the path, install what the library needs, or unset ECELLM_BLAS",
+            )
+        return Blas(Path(chosen).name, chosen)
+    for name in (*OPENBLAS_NAMES, ctypes.util.find_library("openblas")):
+        if name and not _load_cblas(name):
+            return Blas("openblas", name)
+    if (mkl := _mkl_path()) and not _load_cblas(str(mkl)):
         return Blas("mkl", str(mkl))
     return Blas("reference", None)
 
 
-def _load_cblas(path: str) -> bool:
-    """Load ``path`` for all later libraries; False if it is no CBLAS."""
+def _load_cblas(path: str) -> str:
+    """Load ``path`` for all later libraries; what is wrong with it, empty if nothing."""
     try:
         # A look without RTLD_GLOBAL first: a wrong library must not stay in the way.
         if not hasattr(ctypes.CDLL(path), "cblas_sgemm"):
-            return False
+            return "it exports no cblas_sgemm"
         ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _mkl_path() -> Path | None:

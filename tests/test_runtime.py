@@ -64,7 +64,7 @@ def test_a_cuda_package_that_is_not_used_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_order_of_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     usable: set[str] = set()
-    monkeypatch.setattr(runtime, "_load_cblas", lambda name: name in usable)
+    monkeypatch.setattr(runtime, "_load_cblas", lambda name: "" if name in usable else "no")
     monkeypatch.setattr(runtime, "_mkl_path", lambda: "/lib/libmkl_rt.so.2")
     monkeypatch.delenv("ECELLM_BLAS", raising=False)
     assert runtime._load_blas() == runtime.Blas("reference", None)
@@ -83,10 +83,11 @@ def test_unusable_ecellm_blas_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
     # A library that exists and exports no CBLAS.
     monkeypatch.setenv("ECELLM_BLAS", ctypes.util.find_library("m") or "libm.so.6")
-    with pytest.raises(runtime.EcellmError, match="cblas_sgemm"):
+    with pytest.raises(runtime.EcellmError, match="it exports no cblas_sgemm"):
         runtime._load_blas()
+    # What the loader says names a missing library, be it this one or one it needs.
     monkeypatch.setenv("ECELLM_BLAS", "/nowhere/libblas.so")
-    with pytest.raises(runtime.EcellmError, match="ECELLM_BLAS"):
+    with pytest.raises(runtime.EcellmError, match=r"/nowhere/libblas\.so: cannot open"):
         runtime._load_blas()
 
 

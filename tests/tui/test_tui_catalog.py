@@ -110,6 +110,28 @@ async def test_a_table_is_mapped_previewed_run_and_reviewed(
         )
 
 
+async def test_the_preview_says_what_it_waits_for(tiny: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "reviews.csv")
+    app = EcellmApp()
+    async with app.run_test(size=WIDE) as pilot:
+        await pilot.press("f8")
+        await until(pilot, lambda: isinstance(app.screen, CatalogScreen))
+        screen = app.screen
+
+        def title() -> str:
+            return str(screen.query_one("#preview-pane").border_title)
+
+        screen.query_one("#task", Select).value = "Sentiment_Analysis"
+        screen.query_one("#table", Choice).choose("")
+        await until(pilot, lambda: title() == "Preview: choose a table first")
+        screen.query_one("#table", Choice).choose(str(table))
+        await until(pilot, lambda: title() == "Preview: choose a model first")
+        await pilot.press("ctrl+e")
+        await until(pilot, lambda: "choose a model first" in notices(app))
+        screen.query_one("#model", Choice).choose(str(tiny))
+        await until(pilot, lambda: title() == "Preview, not asked yet", "the first rows")
+
+
 async def test_what_is_wrong_with_a_table_is_said(model: str, tmp_path: Path) -> None:
     app = EcellmApp()
     async with app.run_test(size=(80, 24)) as pilot:

@@ -57,6 +57,15 @@ class CatalogOrder:
     out: str
     review_below: str
 
+    @property
+    def missing(self) -> str:
+        """What to do before there can be a question; empty if nothing."""
+        if not self.table:
+            return "choose a table"
+        if not self.model:
+            return "choose a model"
+        return "" if self.mapping else "map a field to a column"
+
     def question(self) -> list[str]:
         """The words that say what is asked of whom."""
         words = ["--task", self.task]
@@ -112,6 +121,7 @@ class CatalogScreen(PlaceScreen):
         self._asked: list[str] = []
         self._starting = False
         self._out_touched = False
+        self._preview_name = "Preview"
         self._runs: list[Path] = []
 
     def body(self) -> ComposeResult:
@@ -216,7 +226,10 @@ class CatalogScreen(PlaceScreen):
 
     def action_preview(self) -> None:
         """Ask the model about the first rows."""
-        self.query_one("#preview-pane").border_title = "Preview: asking the model …"
+        if missing := self.order.missing:
+            self.notify(f"Nothing can be asked yet: {missing} first.", severity="warning")
+            return
+        self._name_preview("Preview: asking the model …")
         self._preview(self.order, True)
 
     def action_review(self) -> None:
@@ -273,13 +286,12 @@ class CatalogScreen(PlaceScreen):
 
     @on(PreviewRead)
     def _preview_read(self, event: PreviewRead) -> None:
-        pane = self.query_one("#preview-pane")
         if event.problem:
-            pane.border_title = "Preview"
+            self._name_preview("Preview")
             self._complain(event.problem)
             return
         self._rows = list(event.value["rows"])
-        pane.border_title = "Preview" if event.answered else "Preview, not asked yet"
+        self._name_preview("Preview" if event.answered else "Preview, not asked yet")
         table = self.query_one(PreviewTable)
         table.clear()
         for number, row in enumerate(self._rows):
@@ -358,11 +370,19 @@ class CatalogScreen(PlaceScreen):
     def _edited(self) -> None:
         order = self.order
         self.show_command(command_line(order.words()))
+        self._name_preview()
         # What has no part in the question must not undo an answer that is under way.
         asked = [order.table, *order.question()]
-        if order.table and order.model and order.mapping and asked != self._asked:
+        if not order.missing and asked != self._asked:
             self._asked = asked
             self._preview(order, False)
+
+    def _name_preview(self, name: str = "") -> None:
+        """What the preview shows, ``name`` from now on, or what it waits for."""
+        self._preview_name = name or self._preview_name
+        missing = self.order.missing
+        title = f"Preview: {missing} first" if missing else self._preview_name
+        self.query_one("#preview-pane").border_title = title
 
     def _show_prompt(self) -> None:
         index = chosen_row(self.query_one(PreviewTable))
