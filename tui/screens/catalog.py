@@ -57,15 +57,6 @@ class CatalogOrder:
     out: str
     review_below: str
 
-    @property
-    def missing(self) -> str:
-        """What to do before there can be a question; empty if nothing."""
-        if not self.table:
-            return "choose a table"
-        if not self.model:
-            return "choose a model"
-        return "" if self.mapping else "map a field to a column"
-
     def question(self) -> list[str]:
         """The words that say what is asked of whom."""
         words = ["--task", self.task]
@@ -226,7 +217,7 @@ class CatalogScreen(PlaceScreen):
 
     def action_preview(self) -> None:
         """Ask the model about the first rows."""
-        if missing := self.order.missing:
+        if missing := self._missing():
             self.notify(f"Nothing can be asked yet: {missing} first.", severity="warning")
             return
         self._name_preview("Preview: asking the model …")
@@ -373,14 +364,24 @@ class CatalogScreen(PlaceScreen):
         self._name_preview()
         # What has no part in the question must not undo an answer that is under way.
         asked = [order.table, *order.question()]
-        if not order.missing and asked != self._asked:
+        if order.table and order.model and order.mapping and asked != self._asked:
             self._asked = asked
             self._preview(order, False)
+
+    def _missing(self) -> str:
+        """What to do before anything can be asked; empty if nothing."""
+        order = self.order
+        if not order.table:
+            return "choose a table"
+        if not order.model:
+            return "choose a model"
+        # Until the table is read, the mapping is not the user's to make.
+        return "map a field to a column" if self._columns and not order.mapping else ""
 
     def _name_preview(self, name: str = "") -> None:
         """What the preview shows, ``name`` from now on, or what it waits for."""
         self._preview_name = name or self._preview_name
-        missing = self.order.missing
+        missing = self._missing()
         title = f"Preview: {missing} first" if missing else self._preview_name
         self.query_one("#preview-pane").border_title = title
 
