@@ -88,9 +88,11 @@ def choose_rows(data: list[Path] | None, tasks: list[str] | None, count: int) ->
 
 
 def compare(arguments: argparse.Namespace, rows: list[Any], folder: Path) -> list[Any]:
-    from ecellm_mlx import backend  # noqa: F401  # first of all that imports mlx
+    from ecellm_mlx import backend  # first of all that imports mlx
     from ecellm_mlx.data.tasks import find
     from ecellm_mlx.models import merging, registry
+
+    blas = backend.RUNTIME.blas.name
 
     figures: list[dict[str, Any]] = []
     for protocol in arguments.protocols:
@@ -115,7 +117,8 @@ def compare(arguments: argparse.Namespace, rows: list[Any], folder: Path) -> lis
             found = json.loads(run.stdout.splitlines()[-1])
             measured[peer] = faster(measured.get(peer, found), found)
             print(f"{protocol}: {peer} done", file=sys.stderr)
-        print(f"\n{protocol}: {len(rows)} rows, batch {arguments.batch_size}, float32")
+        batch = arguments.batch_size
+        print(f"\n{protocol}: {len(rows)} rows, batch {batch}, float32, BLAS {blas}")
         print(
             f"{'task':6}{'peer':14}{'rows/s':>8}{'ours is':>9}{'rows/CPU s':>12}{'ours is':>9}"
             f"{'tokens':>8}{'invalid':>9}"
@@ -131,7 +134,8 @@ def compare(arguments: argparse.Namespace, rows: list[Any], folder: Path) -> lis
                     f"{find(task).short:6}{peer:12}{''.join(cells)}"
                     f"{figure['tokens']:8}{figure['invalid']:>6}/{figure['n']}"
                 )
-                figures.append({"protocol": protocol, "task": task, "peer": peer, **figure})
+                named = {"protocol": protocol, "task": task, "peer": peer, "blas": blas}
+                figures.append({**named, **figure})
     return figures
 
 
