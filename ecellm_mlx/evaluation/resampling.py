@@ -72,15 +72,17 @@ def compare(
         ``mcnemar`` with ``only_a``, ``only_b`` (rows that only one has right) and ``p``.
     """
     result: dict[str, Any] = {"n": len(rows), "metric": task.metric}
+    least = least_p(sum(a != b for a, b in zip(first, second, strict=True)))
     for mode in ("official", "strict"):
         pair = [
             tally(task, answers, rows, strict=mode == "strict", text_scorer=text_scorer)
             for answers in (first, second)
         ]
         tallies = [one for one in pair if one is not None]
-        result[mode] = (
+        found = (
             _paired(tallies, task.metric, len(rows), draws, seed) if len(tallies) == 2 else None
         )
+        result[mode] = found and {**found, "p": max(found["p"], least)}
     if task.closed:
         a, b = (correct(task, answers, rows) for answers in (first, second))
         only_a = int(np.sum(a & ~b))
@@ -108,6 +110,16 @@ def mcnemar(only_a: int, only_b: int) -> float:
     tail = sum(math.comb(trials, k) for k in range(fewer + 1))
     # Whole numbers divide without overflow, however many trials there are.
     return min(1.0, 2 * tail / 2**trials)
+
+
+def least_p(differing: int) -> float:
+    """Smallest two-sided p that so many differing answers can bear.
+
+    Were there no difference, each of these rows could as well have its two answers the
+    other way round: 2^n outcomes, two of which are the most extreme. A bootstrap does not
+    see this: one row, drawn again and again, always says the same.
+    """
+    return min(1.0, 2.0 ** (1 - differing))
 
 
 def _paired(

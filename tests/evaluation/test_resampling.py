@@ -191,6 +191,17 @@ def coin(n: int, share: float) -> tuple[list[Row], list[str]]:
     return rows, ["A" if i < n * share else "B" for i in range(n)]
 
 
+@pytest.mark.parametrize(("count", "least"), [(1, 1.0), (2, 0.5), (4, 0.125)])
+def test_a_few_rows_prove_nothing(count: int, least: float) -> None:
+    """However far apart two systems are on them: every draw then says the same."""
+    rows, good = coin(count, 1.0)
+    _, poor = coin(count, 0.0)
+    result = compare(find("SR"), poor, good, rows)
+    assert result["strict"]["difference"] == 1
+    assert result["strict"]["p"] == least
+    assert result["mcnemar"]["p"] == least
+
+
 def test_a_real_difference_is_found_and_none_is_not() -> None:
     rows, good = coin(200, 0.8)
     _, poor = coin(200, 0.6)
