@@ -47,6 +47,7 @@ TINY = {
 @pytest.fixture(autouse=True, scope="session")
 def children_without_torch() -> None:
     """Processes that tests start are those of a user, who has no PyTorch."""
+    # Not when this module is imported: the processes that run tests would inherit it.
     path = str(Path(__file__).with_name("children"))
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{path}{os.pathsep}{before}" if before else path

@@ -79,10 +79,11 @@ def compare(
             for answers in (first, second)
         ]
         tallies = [one for one in pair if one is not None]
-        found = (
-            _paired(tallies, task.metric, len(rows), draws, seed) if len(tallies) == 2 else None
+        result[mode] = (
+            _paired(tallies, task.metric, len(rows), draws, seed, least)
+            if len(tallies) == 2
+            else None
         )
-        result[mode] = found and {**found, "p": max(found["p"], least)}
     if task.closed:
         a, b = (correct(task, answers, rows) for answers in (first, second))
         only_a = int(np.sum(a & ~b))
@@ -123,7 +124,7 @@ def least_p(differing: int) -> float:
 
 
 def _paired(
-    pair: list[Tally], metric: str, rows: int, draws: int, seed: int
+    pair: list[Tally], metric: str, rows: int, draws: int, seed: int, least: float
 ) -> dict[str, float] | None:
     a, b = (float(one.values()[metric]) for one in pair)
     if math.isnan(a) or math.isnan(b):
@@ -137,7 +138,7 @@ def _paired(
     # Share of draws on the far side of zero, counting the data themselves as one draw.
     below = (1 + np.sum(differences <= 0)) / (1 + len(differences))
     above = (1 + np.sum(differences >= 0)) / (1 + len(differences))
-    p = min(1.0, 2 * float(min(below, above)))
+    p = max(least, min(1.0, 2 * float(min(below, above))))
     return {"a": a, "b": b, "difference": b - a, "low": low, "high": high, "p": p}
 
 

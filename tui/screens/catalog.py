@@ -217,11 +217,12 @@ class CatalogScreen(PlaceScreen):
 
     def action_preview(self) -> None:
         """Ask the model about the first rows."""
-        if missing := self._missing():
+        order = self.order
+        if missing := self._missing(order):
             self.notify(f"Nothing can be asked yet: {missing} first.", severity="warning")
             return
-        self._name_preview("Preview: asking the model …")
-        self._preview(self.order, True)
+        self._name_preview(order, "Preview: asking the model …")
+        self._preview(order, True)
 
     def action_review(self) -> None:
         """Open the review of the newest run that has one."""
@@ -278,11 +279,12 @@ class CatalogScreen(PlaceScreen):
     @on(PreviewRead)
     def _preview_read(self, event: PreviewRead) -> None:
         if event.problem:
-            self._name_preview("Preview")
+            self._name_preview(self.order, "Preview")
             self._complain(event.problem)
             return
         self._rows = list(event.value["rows"])
-        self._name_preview("Preview" if event.answered else "Preview, not asked yet")
+        name = "Preview" if event.answered else "Preview, not asked yet"
+        self._name_preview(self.order, name)
         table = self.query_one(PreviewTable)
         table.clear()
         for number, row in enumerate(self._rows):
@@ -361,16 +363,15 @@ class CatalogScreen(PlaceScreen):
     def _edited(self) -> None:
         order = self.order
         self.show_command(command_line(order.words()))
-        self._name_preview()
+        self._name_preview(order)
         # What has no part in the question must not undo an answer that is under way.
         asked = [order.table, *order.question()]
-        if order.table and order.model and order.mapping and asked != self._asked:
+        if order.mapping and not self._missing(order) and asked != self._asked:
             self._asked = asked
             self._preview(order, False)
 
-    def _missing(self) -> str:
+    def _missing(self, order: CatalogOrder) -> str:
         """What to do before anything can be asked; empty if nothing."""
-        order = self.order
         if not order.table:
             return "choose a table"
         if not order.model:
@@ -378,10 +379,10 @@ class CatalogScreen(PlaceScreen):
         # Until the table is read, the mapping is not the user's to make.
         return "map a field to a column" if self._columns and not order.mapping else ""
 
-    def _name_preview(self, name: str = "") -> None:
+    def _name_preview(self, order: CatalogOrder, name: str = "") -> None:
         """What the preview shows, ``name`` from now on, or what it waits for."""
         self._preview_name = name or self._preview_name
-        missing = self._missing()
+        missing = self._missing(order)
         title = f"Preview: {missing} first" if missing else self._preview_name
         self.query_one("#preview-pane").border_title = title
 
