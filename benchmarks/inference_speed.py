@@ -71,7 +71,7 @@ def choose_rows(data: list[Path] | None, tasks: list[str] | None, count: int) ->
     """A stratified choice of rows, the same for every peer."""
     from ecellm_mlx import sample
     from ecellm_mlx.data import rows as rows_module
-    from ecellm_mlx.data.tasks import find
+    from ecellm_mlx.tasks.registry import find
 
     found = [
         row
@@ -88,9 +88,10 @@ def choose_rows(data: list[Path] | None, tasks: list[str] | None, count: int) ->
 
 
 def compare(arguments: argparse.Namespace, rows: list[Any], folder: Path) -> list[Any]:
-    from ecellm_mlx import backend  # first of all that imports mlx
-    from ecellm_mlx.data.tasks import find
-    from ecellm_mlx.models import merging, registry
+    from ecellm_mlx.device import backend  # first of all that imports mlx
+    from ecellm_mlx.export import write
+    from ecellm_mlx.models import registry
+    from ecellm_mlx.tasks.registry import find
 
     blas = backend.RUNTIME.blas.name
 
@@ -100,8 +101,8 @@ def compare(arguments: argparse.Namespace, rows: list[Any], folder: Path) -> lis
         weights = folder / protocol
         if not weights.exists():
             base = str(registry.resolve(arguments.model))
-            source = merging.Source(base, merging.folder_of(adapter) if adapter else None)
-            merging.export_hf(source, weights, dtype="float32")
+            source = write.Source(base, write.folder_of(adapter) if adapter else None)
+            write.export_hf(source, weights, dtype="float32")
         job = {
             "weights": str(weights),
             "rows": [asdict(row) for row in rows],
@@ -154,7 +155,7 @@ def faster(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 def work(peer: str, job: dict[str, Any]) -> dict[str, Any]:
     """Load once, warm up, then time each task."""
     if peer != "transformers":
-        from ecellm_mlx import backend  # noqa: F401  # its BLAS, before all that imports mlx
+        from ecellm_mlx.device import backend  # noqa: F401  # its BLAS, before all that imports mlx
     from ecellm_mlx.data.rows import Row
     from ecellm_mlx.evaluation.metrics import score_by_task
 

@@ -25,8 +25,8 @@ from textual.widgets import DataTable, Input, Select
 
 from ecellm_mlx import jobs, sample, workspace
 from ecellm_mlx.data.rows import load
+from ecellm_mlx.hub import wheel
 from ecellm_mlx.jobs import RunDirectory
-from ecellm_mlx.models import wheel
 from tui.app import EcellmApp
 from tui.messages import RunChosen
 

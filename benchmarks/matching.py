@@ -34,11 +34,11 @@ from typing import Any
 import numpy as np
 
 from ecellm_mlx import jobs
-from ecellm_mlx.catalog import blend, matching, pair_rows, pairs
-from ecellm_mlx.catalog import known as knowns
-from ecellm_mlx.catalog.blocking import Candidate, candidates
-from ecellm_mlx.catalog.known import Known
-from ecellm_mlx.catalog.tables import Column, open_table, plain
+from ecellm_mlx.matching import blending, job, pair_rows, pairs
+from ecellm_mlx.matching import known as knowns
+from ecellm_mlx.matching.candidates import Candidate, candidates
+from ecellm_mlx.matching.known import Known
+from ecellm_mlx.tables import Column, open_table, plain
 
 CATALOGS = Path(__file__).parents[1].parent / "shared" / "data" / "catalogs"
 LEVELS = (1, 3, 5, 10, 20)
@@ -73,7 +73,7 @@ def judge(
             for place in lefts:
                 lines.write(left.rows[place].cells)
         out = Path(folder) / "matches.jsonl"
-        run = matching.launch(
+        run = job.launch(
             part, right, model=options.model, adapter=options.adapter, out=out,
             left_mapping=mapping("title"), right_mapping=mapping("name"),
             top=options.top, threshold=0.0, batch_size=16, resume=options.keep is not None,
@@ -117,7 +117,7 @@ def decisions(
     found: Sequence[Candidate],
     probabilities: Sequence[float | None],
     parts: Sequence[Known],
-    prices: blend.Prices,
+    prices: blending.Prices,
     *,
     scorer: str,
     one_to_one: bool,
@@ -130,7 +130,7 @@ def decisions(
         scores: Sequence[float | None] = probabilities
         threshold = 0.5
         if scorer != UNFITTED:
-            fitted = blend.fit(
+            fitted = blending.fit(
                 found,
                 probabilities,
                 other,
@@ -172,7 +172,7 @@ def tell(
     found: Sequence[Candidate],
     probabilities: Sequence[float],
     parts: Sequence[Known],
-    prices: blend.Prices,
+    prices: blending.Prices,
 ) -> None:
     """F1 of every scorer, and how far each is from the words alone."""
     rights = {**parts[0].rights, **parts[1].rights}
@@ -182,7 +182,7 @@ def tell(
     )
     for one_to_one in (False, True):
         words = np.zeros(0)
-        for scorer in (blend.WORDS, FIRST, UNFITTED, blend.MODEL, blend.BOTH, CHOSEN):
+        for scorer in (blending.WORDS, FIRST, UNFITTED, blending.MODEL, blending.BOTH, CHOSEN):
             chosen = decisions(
                 found, probabilities, parts, prices, scorer=scorer, one_to_one=one_to_one
             )
@@ -229,7 +229,12 @@ def main() -> None:
     parts = halves(known, range(len(left.rows)))
     for one_to_one in (False, True):
         chosen = decisions(
-            near, [None] * len(near), parts, prices, scorer=blend.WORDS, one_to_one=one_to_one
+            near,
+            [None] * len(near),
+            parts,
+            prices,
+            scorer=blending.WORDS,
+            one_to_one=one_to_one,
         )
         table = counts(chosen, {**parts[0].rights, **parts[1].rights})
         hits, said, _ = table.sum(axis=0).tolist()
@@ -238,7 +243,7 @@ def main() -> None:
             f"F1 {float(f1_of(table)):.3f} (P {hits / said:.3f} R {hits / known.matches:.3f})"
         )
     if options.rows and not options.rows.exists():
-        question = matching.question_of_pairs()
+        question = job.question_of_pairs()
         print(pair_rows.write(left, right, truth, question, options.rows, hold=HOLD, val=0.06))
     if not options.model:
         return

@@ -26,11 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from ecellm_mlx import events, jobs
-from ecellm_mlx.backend import mx
+from ecellm_mlx import jobs
 from ecellm_mlx.data import rows
 from ecellm_mlx.data.batches import Batch, collate
-from ecellm_mlx.models import exporting, merging, registry
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.export import peft as exporting
+from ecellm_mlx.export import write
+from ecellm_mlx.jobs import events
+from ecellm_mlx.models import registry
 from ecellm_mlx.training import checkpoint, loop, schedule
 from ecellm_mlx.training.launch import launch
 
@@ -203,7 +206,7 @@ def _padded(batch: Batch) -> dict[str, np.ndarray]:
 
 def float32_folder(model: Path, target: Path) -> Path:
     """A copy of ``model`` with plain float32 weights, which transformers loads as well."""
-    merging.export_hf(merging.Source(str(model), None), target, dtype="float32")
+    write.export_hf(write.Source(str(model), None), target, dtype="float32")
     return target
 
 

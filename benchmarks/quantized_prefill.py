@@ -65,21 +65,22 @@ def main() -> None:
 
 def four_bits(model: str, folder: Path) -> Path:
     """A 4-bit copy of a model; one that is quantized already is used as it is."""
-    from ecellm_mlx import backend  # noqa: F401  # first of all that imports mlx
-    from ecellm_mlx.models import merging, registry
+    from ecellm_mlx.device import backend  # noqa: F401  # first of all that imports mlx
+    from ecellm_mlx.export import write
+    from ecellm_mlx.models import registry
     from ecellm_mlx.models.loading import read_config
 
     path = registry.resolve(model)
     if "quantization" in read_config(path):
         return path
-    merging.quantize(model, folder, bits=4, measure=False)
+    write.quantize(model, folder, bits=4, measure=False)
     return folder
 
 
 def prefill(kind: str, folder: Path, batch: int, length: int) -> dict[str, float]:
     """Tokens a second until the logits after the last token are there."""
-    from ecellm_mlx import runtime
-    from ecellm_mlx.backend import mx
+    from ecellm_mlx.device import runtime
+    from ecellm_mlx.device.backend import mx
 
     mx.random.seed(0)
     tokens = mx.random.randint(10, 1000, (batch, length))
@@ -116,8 +117,8 @@ def prefill(kind: str, folder: Path, batch: int, length: int) -> dict[str, float
 
 def crossover() -> None:
     """Print milliseconds of both ways, for some shapes and numbers of rows."""
-    from ecellm_mlx.backend import mx
-    from ecellm_mlx.models.quantized import _product
+    from ecellm_mlx.device.backend import mx
+    from ecellm_mlx.device.cpu.quantized import _product
 
     def milliseconds(run: Callable[[], object]) -> float:
         mx.eval(run())

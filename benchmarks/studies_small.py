@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx.data.tasks import TASKS, find
+from ecellm_mlx.tasks.registry import TASKS, find
 
 MATCHING = "Product_Matching"
 SETTINGS = ("IND_Diverse_Instruction", "IND_Unseen_Instruction")

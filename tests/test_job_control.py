@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import events, files, jobs, run_lock
+from ecellm_mlx import files, jobs
 from ecellm_mlx.errors import DiskFullError, JobError
-from ecellm_mlx.jobs import Control, State
+from ecellm_mlx.jobs import Control, State, events, lock
 from ecellm_mlx.training.launch import launch
 
 LONG = [
@@ -100,10 +100,10 @@ def test_a_stop_while_loading_ends_at_once(tiny: Path, dataset: Path, tmp_path: 
 def _try_to_own(path: str, barrier: Any, won: Any) -> None:
     barrier.wait()
     try:
-        with run_lock.hold(Path(path)):
+        with lock.hold(Path(path)):
             won.put(os.getpid())
             time.sleep(1.5)
-    except run_lock.HeldError:
+    except lock.HeldError:
         won.put(None)
 
 
@@ -126,9 +126,9 @@ def test_a_lock_survives_neither_its_process_nor_pid_reuse(tmp_path: Path) -> No
     path = tmp_path / "lock"
     mine = {"pid": os.getpid(), "host": socket.gethostname(), "started": 1.0}
     path.write_text(json.dumps(mine))
-    assert run_lock.owner(path) is None, "this pid began at another time, and holds no lock"
-    with run_lock.hold(path):
-        assert run_lock.owner(path) == run_lock.myself()
+    assert lock.owner(path) is None, "this pid began at another time, and holds no lock"
+    with lock.hold(path):
+        assert lock.owner(path) == lock.myself()
     assert not path.exists()
 
 
@@ -168,7 +168,7 @@ class FullDisk:
                 raise OSError(errno.ENOSPC, "no space")
             return real_temporary(*arguments, **named)
 
-        monkeypatch.setattr("ecellm_mlx.events.os.write", write)
+        monkeypatch.setattr("ecellm_mlx.jobs.events.os.write", write)
         monkeypatch.setattr("ecellm_mlx.files.tempfile.mkstemp", mkstemp)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ecellm_mlx import events, jobs
+from ecellm_mlx import jobs
 from ecellm_mlx.errors import JobError
+from ecellm_mlx.jobs import events
 
 
 @pytest.fixture

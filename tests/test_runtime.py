@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import backend, doctor, runtime
+from ecellm_mlx.cli import doctor
+from ecellm_mlx.device import backend, runtime
 
 
 @pytest.fixture

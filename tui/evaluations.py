@@ -130,7 +130,7 @@ def lines(runs: Sequence[RunDirectory | None], mode: str) -> list[Line]:
         runs: one for each column; None for a column without an evaluation.
         mode: ``official`` or ``strict``.
     """
-    from ecellm_mlx.data.tasks import TASKS
+    from ecellm_mlx.tasks.registry import TASKS
 
     scores = [_scores(run) for run in runs]
     keys: dict[tuple[str, str], None] = {}
@@ -188,7 +188,7 @@ def misses(runs: Sequence[RunDirectory | None], data: Path, task: str) -> list[M
 
 
 def _wanted(order: Order) -> dict[str, Any] | None:
-    from ecellm_mlx.data.tasks import find as find_task
+    from ecellm_mlx.tasks.registry import find as find_task
 
     try:
         return {

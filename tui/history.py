@@ -13,8 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-from ecellm_mlx import events
-from ecellm_mlx.jobs import State, Status
+from ecellm_mlx.jobs import State, Status, events
 
 RATE_WINDOW = 20
 KEPT_SAMPLES = 30

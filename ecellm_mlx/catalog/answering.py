@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
-from ecellm_mlx import events
 from ecellm_mlx.catalog.guard import Guard
 from ecellm_mlx.catalog.journal import BINS, Entry, Journal
 from ecellm_mlx.catalog.question import Product, Question
-from ecellm_mlx.catalog.shards import Shard
-from ecellm_mlx.catalog.tables import BadRow, Table, no_rows
 from ecellm_mlx.data.rows import Row
+from ecellm_mlx.distributed.shards import Shard
 from ecellm_mlx.errors import DataError, JobError
-from ecellm_mlx.jobs import Control, JobContext
+from ecellm_mlx.jobs import Control, JobContext, events
+from ecellm_mlx.tables import BadRow, Table, no_rows
 
 MIN_CHUNK_ROWS = 256
 BATCHES_PER_CHUNK = 16

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ecellm_mlx.catalog.answering import Answered, Ask
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Kind
-from ecellm_mlx.data.tasks import find as find_task
+from ecellm_mlx.tasks.registry import Kind
+from ecellm_mlx.tasks.registry import find as find_task
 
 if TYPE_CHECKING:
     from ecellm_mlx.models.loading import LoadedModel

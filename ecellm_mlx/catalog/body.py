@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx import events, jobs, runtime
-from ecellm_mlx.catalog import answering, asking, shards
+from ecellm_mlx import jobs
+from ecellm_mlx.catalog import answering, asking
 from ecellm_mlx.catalog.guard import Guard
 from ecellm_mlx.catalog.journal import Journal
 from ecellm_mlx.catalog.question import Question
-from ecellm_mlx.catalog.tables import Table, plain
 from ecellm_mlx.data.rows import Row, digest
+from ecellm_mlx.device import runtime
+from ecellm_mlx.distributed import shards
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import ensure_folder
+from ecellm_mlx.jobs import events
 from ecellm_mlx.models import adapter_files, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
+from ecellm_mlx.tables import Table, plain
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,6 @@ def load_model(context: jobs.JobContext) -> tuple[answering.Ask, Callable[[], fl
 
 def device() -> str:
     """What computes."""
-    from ecellm_mlx.backend import RUNTIME
+    from ecellm_mlx.device.backend import RUNTIME
 
     return RUNTIME.device

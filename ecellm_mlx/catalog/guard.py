@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ecellm_mlx import runtime
+from ecellm_mlx.device import runtime
 from ecellm_mlx.jobs import PAUSE_POLL_S, Control, JobContext, State
 
 # A condition must have passed by this much, or pause and work would alternate.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ecellm_mlx.catalog.mapping import Mapping, missing
-from ecellm_mlx.catalog.tables import Table
-from ecellm_mlx.data.tasks import Task
+from ecellm_mlx.tables import Table
+from ecellm_mlx.tasks.registry import Task
 
 SAMPLE_ROWS = 200
 # A field is mapped from this score on; 1 is a column of that very name.

@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx import events, jobs, runtime
+from ecellm_mlx import jobs
 from ecellm_mlx.catalog import answering, body, writing
 from ecellm_mlx.catalog.question import DEFAULT_MAX_WORDS, Question, build
-from ecellm_mlx.catalog.shards import journal_path
-from ecellm_mlx.catalog.tables import Table, open_table
+from ecellm_mlx.device import runtime
+from ecellm_mlx.distributed.shards import journal_path
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.inference.values import parse as parse_values
+from ecellm_mlx.jobs import events
+from ecellm_mlx.tables import Table, open_table
 
 __all__ = ["journal_path", "launch", "run_job"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ecellm_mlx.catalog.tables import Table
 from ecellm_mlx.errors import DataError, UsageError
+from ecellm_mlx.tables import Table
 
 MAX_LABELS = 1000
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping as Values
 from dataclasses import dataclass
 
 from ecellm_mlx.data.prompts import LISTS
-from ecellm_mlx.data.tasks import Kind, Task
 from ecellm_mlx.errors import UsageError
+from ecellm_mlx.tasks.registry import Kind, Task
 
 OPTIONS = "options"  # a column with each row's own options
 TARGETS = "target attributes"

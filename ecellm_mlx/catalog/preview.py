@@ -14,12 +14,12 @@ from typing import Any
 
 from ecellm_mlx.catalog import asking
 from ecellm_mlx.catalog.question import Question
-from ecellm_mlx.catalog.tables import Table, no_rows
 from ecellm_mlx.data import prompts as frames
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import adapter_files, registry
+from ecellm_mlx.tables import Table, no_rows
 
 LIMIT = 5
 

@@ -17,9 +17,9 @@ from ecellm_mlx.catalog import mapping as mappings
 from ecellm_mlx.catalog.mapping import OPTIONS, TARGETS, Mapping
 from ecellm_mlx.data.prompts import input_text, lettered
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Kind, Task
-from ecellm_mlx.data.tasks import find as find_task
 from ecellm_mlx.errors import DataError, UsageError
+from ecellm_mlx.tasks.registry import Kind, Task
+from ecellm_mlx.tasks.registry import find as find_task
 
 SETTING = "catalog"
 KEY_BYTES = 16

@@ -17,13 +17,13 @@ from pathlib import Path
 from ecellm_mlx.catalog import writing
 from ecellm_mlx.catalog.journal import PERSON, Entry, Journal
 from ecellm_mlx.catalog.question import Question
-from ecellm_mlx.catalog.shards import journal_path
-from ecellm_mlx.catalog.tables import Table, open_table
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.schema import RowError, row_from
+from ecellm_mlx.distributed.shards import journal_path
 from ecellm_mlx.errors import DataError, JobError
 from ecellm_mlx.files import ensure_folder, write_atomic
 from ecellm_mlx.jobs import RunDirectory
+from ecellm_mlx.tables import Table, open_table
 
 SETTING, SPLIT = "reviewed", "train"
 

@@ -14,15 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx.catalog import tables
+from ecellm_mlx import tables
 from ecellm_mlx.catalog.journal import BINS, Entry, Journal
 from ecellm_mlx.catalog.mapping import TARGETS
 from ecellm_mlx.catalog.question import Product, Question
-from ecellm_mlx.catalog.tables import BadRow, Column, Table, TableRow, plain
 from ecellm_mlx.data.prompts import attribute_names
-from ecellm_mlx.data.tasks import Kind
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import remove_torn
+from ecellm_mlx.tables import BadRow, Column, Table, TableRow, plain
+from ecellm_mlx.tasks.registry import Kind
 
 BLOCK_ROWS = 512
 NO_VALUE = "None"

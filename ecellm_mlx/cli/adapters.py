@@ -30,7 +30,7 @@ def inspect(
 
     Example: ecellm adapters inspect RUN
     """
-    from ecellm_mlx import backend  # noqa: F401 - loads a fast BLAS before converters do
+    from ecellm_mlx.device import backend  # noqa: F401 - loads a fast BLAS before converters do
     from ecellm_mlx.models.adapter_files import folder_of
 
     from converters.describe import describe
@@ -59,7 +59,7 @@ def to_peft(
 
     Example: ecellm adapters to-peft RUN my-adapter-peft
     """
-    from ecellm_mlx.models import exporting
+    from ecellm_mlx.export import peft as exporting
 
     emit(str(exporting.to_peft(adapter, out, base=base, layout=phi_layout)))
 
@@ -74,7 +74,7 @@ def from_peft(
 
     Example: ecellm adapters from-peft peft-adapter mlx-adapter --base phi-2
     """
-    from ecellm_mlx.models import exporting
+    from ecellm_mlx.export import peft as exporting
 
     emit(str(exporting.from_peft(adapter, out, base=base, warn=narrate)))
 
@@ -96,7 +96,7 @@ def verify(
 
     Example: ecellm adapters verify RUN my-adapter-peft --base phi-2
     """
-    from ecellm_mlx.models import proof
+    from ecellm_mlx.export import proof
 
     result = proof.verify(adapter, peft, base=base)
     for note in result.notes:

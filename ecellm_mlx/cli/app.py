@@ -81,7 +81,7 @@ def demo(
 
     Example: ecellm demo --quick
     """
-    from ecellm_mlx import demo as tour
+    from ecellm_mlx.cli import demo as tour
 
     results = tour.run(out, quick=quick)
     if json:
@@ -96,7 +96,7 @@ def doctor(json: JsonFlag = False) -> None:
 
     Example: ecellm doctor --json
     """
-    from ecellm_mlx import doctor as doctor_module
+    from ecellm_mlx.cli import doctor as doctor_module
 
     report = doctor_module.examine()
     if json:

@@ -165,7 +165,7 @@ def show(
     """
     from ecellm_mlx.catalog.guess import guess
     from ecellm_mlx.catalog.mapping import TARGETS
-    from ecellm_mlx.data.tasks import find
+    from ecellm_mlx.tasks.registry import find
 
     content = reading.open(table)
     found = guess(content, find(task) if task else None)
@@ -184,8 +184,8 @@ def show(
 def report(run_: Any, out: Path, json: bool) -> None:
     """Start a job, watch it to its end, and say what came of it."""
     from ecellm_mlx import jobs
-    from ecellm_mlx.catalog import shards
     from ecellm_mlx.cli.follow import follow
+    from ecellm_mlx.distributed import shards
     from ecellm_mlx.errors import JobError
 
     rank = shards.launched_rank()

@@ -62,8 +62,8 @@ def match(
     Example: ecellm catalog match mine.csv theirs.csv --model smollm2-135m --adapter RUN
     --truth known.csv --one-to-one --out matches.csv
     """
-    from ecellm_mlx.catalog.matching import launch
     from ecellm_mlx.cli.catalog import report
+    from ecellm_mlx.matching.job import launch
 
     found = launch(
         left,
@@ -107,10 +107,10 @@ def pairs(
 
     Example: ecellm catalog pairs mine.csv theirs.csv --truth known.csv --out my-pairs
     """
-    from ecellm_mlx.catalog import pair_rows
-    from ecellm_mlx.catalog import pairs as tables
-    from ecellm_mlx.catalog.matching import question_of_pairs
-    from ecellm_mlx.catalog.tables import open_table
+    from ecellm_mlx.matching import pair_rows
+    from ecellm_mlx.matching import pairs as tables
+    from ecellm_mlx.matching.job import question_of_pairs
+    from ecellm_mlx.tables import open_table
 
     def side(path: Path, mapping: list[str] | None, option: str) -> tables.Side:
         table = open_table(path)

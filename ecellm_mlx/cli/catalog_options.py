@@ -19,8 +19,8 @@ from ecellm_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from ecellm_mlx.catalog.guess import Guess
-    from ecellm_mlx.catalog.tables import Table
-    from ecellm_mlx.data.tasks import Task
+    from ecellm_mlx.tables import Table
+    from ecellm_mlx.tasks.registry import Task
 
 FORMATS = "A CSV, TSV, JSONL, Parquet or XLSX file."
 
@@ -78,7 +78,7 @@ class Reading:
 
     def open(self, path: Path) -> Table:
         """Open a table."""
-        from ecellm_mlx.catalog.tables import open_table
+        from ecellm_mlx.tables import open_table
 
         return open_table(path, **asdict(self))
 
@@ -120,7 +120,7 @@ def question_of(table: Table, asked: Asked) -> dict[str, Any]:
     from ecellm_mlx.catalog.guess import guess
     from ecellm_mlx.catalog.mapping import TARGETS
     from ecellm_mlx.catalog.question import DEFAULT_MAX_WORDS
-    from ecellm_mlx.data.tasks import find as find_task
+    from ecellm_mlx.tasks.registry import find as find_task
 
     kept = saved.load(asked.mapping_file) if asked.mapping_file else saved.SavedQuestion()
     own_labels = lists.labels(asked.labels, table) if asked.labels else kept.labels

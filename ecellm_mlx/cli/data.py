@@ -125,10 +125,9 @@ def pull(
     Example: ecellm data pull --labels label.json
     """
     from ecellm_mlx.cli.progress import byte_bar
-    from ecellm_mlx.data import ecinstruct
-    from ecellm_mlx.models import hub
+    from ecellm_mlx.hub import download, ecinstruct
 
-    plan = hub.plan(ecinstruct.name(repo, revision))
+    plan = download.plan(ecinstruct.name(repo, revision))
     narrate(
         f"{repo} at {plan.commit[:12]}: {len(plan.files)} files, {plan.bytes_total / 1e6:.1f} "
         f"MB, of which {plan.bytes_present / 1e6:.1f} MB are here"

@@ -229,7 +229,7 @@ def _text_scorer(folder: Path | None, layer: int | None) -> TextScorer | None:
 
 
 def _show_comparison(found: dict[str, dict[str, dict[str, Any]]]) -> None:
-    from ecellm_mlx.data.tasks import TASKS
+    from ecellm_mlx.tasks.registry import TASKS
 
     table = []
     for task, by_setting in found.items():
@@ -270,7 +270,7 @@ def _narrate_gaps(scores: dict[str, dict[str, Any]]) -> None:
 
 
 def _show_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:
-    from ecellm_mlx.data.tasks import TASKS
+    from ecellm_mlx.tasks.registry import TASKS
 
     table = []
     for task, by_setting in scores.items():

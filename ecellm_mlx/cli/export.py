@@ -12,7 +12,7 @@ from ecellm_mlx.cli.output import emit, emit_json, narrate
 from ecellm_mlx.cli.progress import byte_bar
 
 if TYPE_CHECKING:
-    from ecellm_mlx.models.merging import Written
+    from ecellm_mlx.export.write import Written
 
 app = typer.Typer(help="Hand over: hf, gguf.", no_args_is_help=True)
 
@@ -59,10 +59,10 @@ def fuse(
 
     Example: ecellm adapters fuse RUN my-model --quantize 4
     """
-    from ecellm_mlx.models import merging
+    from ecellm_mlx.export import write
 
     with byte_bar("fuse") as progress:
-        written = merging.fuse(
+        written = write.fuse(
             adapter,
             out,
             base=base,
@@ -89,11 +89,11 @@ def hf(
 
     Example: ecellm export hf RUN my-model-hf --dtype bfloat16
     """
-    from ecellm_mlx.models import merging
+    from ecellm_mlx.export import write
 
     with byte_bar("export") as progress:
-        written = merging.export_hf(
-            merging.Source.find(source, base),
+        written = write.export_hf(
+            write.Source.find(source, base),
             out,
             dtype=dtype,
             scores=_scores(evaluations),
@@ -132,11 +132,11 @@ def gguf(
 
     Example: ecellm export gguf RUN my-model-gguf --type q8_0
     """
-    from ecellm_mlx.models import merging, to_gguf
+    from ecellm_mlx.export import gguf, write
 
     with byte_bar("export") as progress:
-        _, written = to_gguf.export(
-            merging.Source.find(source, base),
+        _, written = gguf.export(
+            write.Source.find(source, base),
             out,
             kind=kind or ("f32" if adapter_only else "f16"),
             adapter_only=adapter_only,
@@ -171,6 +171,6 @@ def report(written: Written, *, json: bool, cure: str = "") -> None:
 
 
 def _scores(evaluations: list[Path] | None) -> tuple[dict[str, Any], ...]:
-    from ecellm_mlx.models.card import read_scores
+    from ecellm_mlx.export.card import read_scores
 
     return tuple(read_scores(path) for path in evaluations or [])

@@ -11,10 +11,9 @@ import sys
 import time
 from typing import Any
 
-from ecellm_mlx import events
 from ecellm_mlx.cli.output import narrate
 from ecellm_mlx.errors import JobError
-from ecellm_mlx.jobs import Control, RunDirectory, State
+from ecellm_mlx.jobs import Control, RunDirectory, State, events
 
 POLL_S = 0.25
 # In a pipe, one line at most this often.

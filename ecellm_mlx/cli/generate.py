@@ -69,12 +69,12 @@ def generate(
     Example: ecellm generate --model smollm2-135m --task SA --input "Broke in a day." \
 --options '["A: very positive", "B: neutral", "C: very negative"]'
     """
-    from ecellm_mlx.data.tasks import Kind
-    from ecellm_mlx.data.tasks import find as find_task
     from ecellm_mlx.errors import UsageError
     from ecellm_mlx.inference.chat import as_chat
     from ecellm_mlx.inference.stops import Stops
     from ecellm_mlx.inference.values import parse as parse_values
+    from ecellm_mlx.tasks.registry import Kind
+    from ecellm_mlx.tasks.registry import find as find_task
 
     if (prompt is None) == (task is None):
         raise UsageError(
@@ -159,7 +159,7 @@ def _answerer(
     # A missing adapter is told before the model is loaded, which may take a while.
     folder = adapter_files.folder_of(adapter) if adapter else None
 
-    from ecellm_mlx import backend  # noqa: F401  # first of all that imports mlx
+    from ecellm_mlx.device import backend  # noqa: F401  # first of all that imports mlx
     from ecellm_mlx.inference.answers import STOPS, Answerer
     from ecellm_mlx.models import loading, lora
 
@@ -180,8 +180,8 @@ def _row(task: str, text: str | None, options: str | None, instruction: str | No
     """The question as a row without an answer."""
     from ecellm_mlx.data import prompts
     from ecellm_mlx.data.schema import Row, parse_options
-    from ecellm_mlx.data.tasks import Kind, find
     from ecellm_mlx.errors import UsageError
+    from ecellm_mlx.tasks.registry import Kind, find
 
     found = find(task)
     if not text:

@@ -87,7 +87,7 @@ def launch(
 
 def _shares(ranks: int) -> list[str]:
     """Limits that give each rank on this machine its share of the cores."""
-    from ecellm_mlx import runtime
+    from ecellm_mlx.device import runtime
 
     share = max(1, runtime.host_threads() // ranks)
     return [f"{name}={share}" for name in runtime.THREAD_LIMITS]

@@ -72,10 +72,10 @@ def pull(
     """
     from ecellm_mlx import workspace
     from ecellm_mlx.cli.progress import byte_bar
-    from ecellm_mlx.models import hub
+    from ecellm_mlx.hub import download
 
     home = workspace.current()
-    plan = hub.plan(name, workspace=home)
+    plan = download.plan(name, workspace=home)
     narrate(
         f"{plan.source.repo} at {plan.commit[:12]}: {len(plan.files)} files, "
         f"{plan.bytes_total / 1e9:.2f} GB, of which {plan.bytes_present / 1e9:.2f} GB are here"
@@ -83,7 +83,7 @@ def pull(
     if dry_run:
         return
     with byte_bar("pull") as update:
-        result = hub.pull(
+        result = download.pull(
             name,
             workspace=home,
             progress=lambda p: update(p.done_bytes, plan.bytes_total, p.stage),
@@ -108,7 +108,8 @@ def import_model(
     Example: ecellm models import smollm2-135m
     """
     from ecellm_mlx import workspace
-    from ecellm_mlx.models import importing, wheel
+    from ecellm_mlx.hub import wheel
+    from ecellm_mlx.models import importing
 
     file = wheel.gguf(source) if source in wheel.WHEELS else Path(source)
     if file.is_dir():
@@ -145,12 +146,13 @@ def quantize(
     from ecellm_mlx import workspace
     from ecellm_mlx.cli.export import report
     from ecellm_mlx.cli.progress import byte_bar
-    from ecellm_mlx.models import merging, registry
+    from ecellm_mlx.export import write
+    from ecellm_mlx.models import registry
 
     path = registry.resolve(model)
     target = out or workspace.current().models / (name or f"{path.resolve().name}-{bits}bit")
     with byte_bar("quantize") as progress:
-        written = merging.quantize(
+        written = write.quantize(
             model, target, bits=bits, group_size=group_size, measure=measure, progress=progress
         )
     report(written, json=json)

@@ -34,7 +34,7 @@ def plan(
 
     Example: ecellm plan --model ecellm-s --recipe ecellm-s --data my-rows
     """
-    from ecellm_mlx import planning
+    from ecellm_mlx.models import planning
     from ecellm_mlx.training import recipe as recipes
 
     found = planning.plan(

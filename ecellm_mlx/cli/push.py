@@ -34,9 +34,9 @@ def push(
 
     Example: ecellm push my-model-hf me/my-model --private --dry-run
     """
-    from ecellm_mlx.models import pushing
+    from ecellm_mlx.export import publish
 
-    planned = pushing.plan(source, repo, private=private)
+    planned = publish.plan(source, repo, private=private)
     for name, size in planned.files:
         narrate(
             f"{size / 1e6:12,.2f} MB  {name}"
@@ -57,7 +57,7 @@ def push(
             from huggingface_hub.utils.tqdm import disable_progress_bars
 
             disable_progress_bars()
-        url = pushing.push(planned, lambda name, _: narrate(f"sending {name}"))
+        url = publish.push(planned, lambda name, _: narrate(f"sending {name}"))
     if json:
         emit_json({**planned.to_dict(), "dry_run": dry_run, "url": url})
     elif url:

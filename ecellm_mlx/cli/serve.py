@@ -30,8 +30,8 @@ def serve(
 
     Example: ecellm serve --model smollm2-135m --adapter RUN --port 8080
     """
-    from ecellm_mlx import serving
+    from ecellm_mlx.inference import server
 
-    serving.serve(
+    server.serve(
         model, adapter=adapter, host=host, port=port, max_tokens=max_tokens, say=narrate
     )

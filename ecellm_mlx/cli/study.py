@@ -50,8 +50,8 @@ def study(
     Example: ecellm study scaling --model smollm2-135m --data rows --recipe smollm2 --out s
     """
     from ecellm_mlx.cli.follow import follow
-    from ecellm_mlx.evaluation import studies
-    from ecellm_mlx.evaluation.study_arms import SIZES, Options
+    from ecellm_mlx.studies import study as studies
+    from ecellm_mlx.studies.arms import SIZES, Options
 
     results = studies.run(
         studies.Study(

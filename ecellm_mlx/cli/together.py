@@ -15,11 +15,12 @@ from pathlib import Path
 
 import typer
 
-from ecellm_mlx import events, jobs
+from ecellm_mlx import jobs
 from ecellm_mlx.cli.follow import follow
 from ecellm_mlx.cli.output import emit, emit_json
+from ecellm_mlx.distributed import followers
 from ecellm_mlx.errors import JobError
-from ecellm_mlx.training import parallel
+from ecellm_mlx.jobs import events
 
 
 def train(
@@ -34,7 +35,7 @@ def train(
 ) -> None:
     """Train on all ranks and print the run on the first."""
     _run(
-        lambda start: parallel.train(model, data, recipe, overrides, out, start, force=force),
+        lambda start: followers.train(model, data, recipe, overrides, out, start, force=force),
         json,
     )
 
@@ -43,7 +44,7 @@ def resume(name: str, *, json: bool) -> None:
     """Resume on all ranks; the run is on the first one's machine."""
     from ecellm_mlx.cli.runs import resumable
 
-    _run(lambda start: parallel.resume(lambda: resumable(jobs.find(name)), start), json)
+    _run(lambda start: followers.resume(lambda: resumable(jobs.find(name)), start), json)
 
 
 def _run(execute: Callable[[Callable[[jobs.RunDirectory], None]], int], json: bool) -> None:

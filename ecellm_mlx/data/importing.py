@@ -25,14 +25,14 @@ from typing import Any
 
 from ecellm_mlx.catalog import question as questions
 from ecellm_mlx.catalog.mapping import TARGETS, split_list
-from ecellm_mlx.catalog.tables import BadRow, TableRow, open_table
 from ecellm_mlx.data.json_items import Finding
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.schema import JUDGMENTS, OWN_SETTING, RowError, quote, row_from
-from ecellm_mlx.data.tasks import Answer, Kind, Task
-from ecellm_mlx.data.tasks import find as find_task
 from ecellm_mlx.errors import DataError, UsageError
 from ecellm_mlx.files import ensure_folder, write_atomic
+from ecellm_mlx.tables import BadRow, TableRow, open_table
+from ecellm_mlx.tasks.registry import Answer, Kind, Task
+from ecellm_mlx.tasks.registry import find as find_task
 
 OUTPUT, LABELS, ID, CATEGORY = "output", "labels", "id", "category"
 ATTRIBUTE = "answer."

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from ecellm_mlx.data.tasks import Kind, Task
 from ecellm_mlx.errors import DataError
+from ecellm_mlx.tasks.registry import Kind, Task
 
 if TYPE_CHECKING:
     from ecellm_mlx.data.rows import Row

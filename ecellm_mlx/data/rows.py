@@ -24,8 +24,8 @@ from ecellm_mlx.data.schema import (
     quote,
     row_from,
 )
-from ecellm_mlx.data.tasks import TASKS, Kind, find
 from ecellm_mlx.errors import DataError
+from ecellm_mlx.tasks.registry import TASKS, Kind, find
 
 __all__ = [
     "DatasetFiles",

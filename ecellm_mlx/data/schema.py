@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ecellm_mlx.data.tasks import Answer, Kind, Task, find
 from ecellm_mlx.errors import DataError
+from ecellm_mlx.tasks.registry import Answer, Kind, Task, find
 
 OWN_SETTING = "own"  # of rows that name none
 JUDGMENTS = ("E", "S", "C", "I")  # exact, substitute, complement, irrelevant

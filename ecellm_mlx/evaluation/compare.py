@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import TASKS
 from ecellm_mlx.evaluation import resampling
 from ecellm_mlx.evaluation.metrics import TextScorer
+from ecellm_mlx.tasks.registry import TASKS
 
 
 def compare_by_task(

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import TASKS, Kind, Task
 from ecellm_mlx.evaluation.calibration import Threshold, calibration
 from ecellm_mlx.evaluation.metrics import (
     TextScorer,
@@ -19,6 +18,7 @@ from ecellm_mlx.evaluation.metrics import (
 )
 from ecellm_mlx.evaluation.resampling import correct, intervals
 from ecellm_mlx.evaluation.thresholds import apply
+from ecellm_mlx.tasks.registry import TASKS, Kind, Task
 
 INVALID = "invalid"
 WORST = 5

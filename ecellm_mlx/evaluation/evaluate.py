@@ -18,11 +18,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecellm_mlx import events, jobs, runtime
+from ecellm_mlx import jobs
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import find as find_task
+from ecellm_mlx.device import runtime
 from ecellm_mlx.errors import DataError, JobError, UsageError
 from ecellm_mlx.evaluation import endpoint as endpoints
 from ecellm_mlx.evaluation import journal as journals
@@ -32,8 +32,10 @@ from ecellm_mlx.evaluation.journal import Journal, Record
 from ecellm_mlx.files import write_atomic, write_json
 from ecellm_mlx.inference.values import Values
 from ecellm_mlx.inference.values import parse as parse_values
+from ecellm_mlx.jobs import events
 from ecellm_mlx.models import adapter_files, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
+from ecellm_mlx.tasks.registry import find as find_task
 
 if TYPE_CHECKING:
     from ecellm_mlx.evaluation.bertscore import BertScorer
@@ -200,7 +202,7 @@ class _Run:
 
     def from_model(self) -> Iterator[list[Record]]:
         """Answers of the model on this machine."""
-        from ecellm_mlx.backend import RUNTIME
+        from ecellm_mlx.device.backend import RUNTIME
         from ecellm_mlx.inference.answers import Answerer, Decoding
         from ecellm_mlx.models import loading, lora
 

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.schema import EXTRACTED, is_extraction
-from ecellm_mlx.data.tasks import TASKS, Kind, Task, find
 from ecellm_mlx.errors import DataError
+from ecellm_mlx.tasks.registry import TASKS, Kind, Task, find
 
 Values = dict[str, float | None]
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import TASKS, Task
 from ecellm_mlx.evaluation import plots, published
 from ecellm_mlx.evaluation.compare import compare_by_task
 from ecellm_mlx.evaluation.documents import (
@@ -31,6 +30,7 @@ from ecellm_mlx.evaluation.documents import (
 from ecellm_mlx.evaluation.metrics import TextScorer
 from ecellm_mlx.evaluation.systems import System, distinct, load, rows_of
 from ecellm_mlx.files import ensure_folder, write_atomic
+from ecellm_mlx.tasks.registry import TASKS, Task
 
 DASH = "—"
 EXPLANATION = (

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Kind, Task
 from ecellm_mlx.evaluation.metrics import TextScorer, parse_answer
 from ecellm_mlx.evaluation.tallies import Floats, Tally, tally
+from ecellm_mlx.tasks.registry import Kind, Task
 
 DRAWS = 1000
 LEVEL = 0.95

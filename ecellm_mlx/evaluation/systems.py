@@ -10,10 +10,10 @@ from typing import Any
 
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Task
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.evaluation import predictions
 from ecellm_mlx.evaluation.plots import Interval
+from ecellm_mlx.tasks.registry import Task
 
 
 @dataclass(frozen=True)

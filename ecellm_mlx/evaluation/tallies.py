@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Kind, Task
 from ecellm_mlx.evaluation.metrics import (
     EPSILON,
     EPSILON_RATES,
@@ -24,6 +23,7 @@ from ecellm_mlx.evaluation.metrics import (
     parse_answer,
     ranking_scores,
 )
+from ecellm_mlx.tasks.registry import Kind, Task
 
 Floats = NDArray[np.float64]
 # Sums (…, k) to metrics (…) by name; NaN where one is not defined.

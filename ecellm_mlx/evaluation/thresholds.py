@@ -13,11 +13,11 @@ from typing import Any
 
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import TASKS, Kind
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.evaluation import systems
 from ecellm_mlx.evaluation.calibration import Threshold, choose_threshold
 from ecellm_mlx.evaluation.metrics import score
+from ecellm_mlx.tasks.registry import TASKS, Kind
 
 
 def choose(run: Path) -> dict[str, Threshold]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Kind
 from ecellm_mlx.inference import choices, rankings, sampling
 from ecellm_mlx.inference.choices import Scoring
 from ecellm_mlx.inference.decoding import Decoder, Progress, Rule
@@ -24,6 +23,7 @@ from ecellm_mlx.inference.requests import Reader, Request, extraction_slots
 from ecellm_mlx.inference.stops import Stops
 from ecellm_mlx.inference.values import Values
 from ecellm_mlx.models.loading import LoadedModel
+from ecellm_mlx.tasks.registry import Kind
 
 # Where an untuned model starts to write the next block of a prompt.
 STOPS = Stops(("\n###",))

@@ -17,8 +17,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx, nn
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.errors import ModelError
 
 HOLE = -1

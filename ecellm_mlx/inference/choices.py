@@ -22,7 +22,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.inference.engine import Engine, Logits, Prefilled
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.inference.cache import RowCache
 from ecellm_mlx.inference.engine import Engine, Logits, Prefilled
 

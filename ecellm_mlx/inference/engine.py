@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx, nn, scalar
-from ecellm_mlx.core_threads import CoreThreads
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx, nn, scalar
+from ecellm_mlx.device.cpu.core_threads import CoreThreads
+from ecellm_mlx.device.cpu.kernels import HostKernels
+from ecellm_mlx.device.cpu.packed import PASS_TOKENS, NotPackedError, PackedCache
+from ecellm_mlx.device.cpu.quantized import CrossoverEmbedding, CrossoverLinear
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.inference.cache import BatchCache, Pass, RowCache, layer_count
-from ecellm_mlx.inference.host import HostKernels
-from ecellm_mlx.inference.packed import PASS_TOKENS, NotPackedError, PackedCache
 from ecellm_mlx.models import body
-from ecellm_mlx.models.quantized import CrossoverEmbedding, CrossoverLinear
 
 # A shorter common prefix saves less than its own forward pass costs.
 MIN_SHARED_PREFIX = 8

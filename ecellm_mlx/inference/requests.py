@@ -16,11 +16,11 @@ from typing import Any
 
 from ecellm_mlx.data import prompts
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import Answer as AnswerForm
-from ecellm_mlx.data.tasks import Kind, Task
-from ecellm_mlx.data.tasks import find as find_task
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.models.loading import LoadedModel
+from ecellm_mlx.tasks.registry import Answer as AnswerForm
+from ecellm_mlx.tasks.registry import Kind, Task
+from ecellm_mlx.tasks.registry import find as find_task
 
 TARGET_ATTRIBUTES = "target attributes"
 # Characters of an input's texts below which none is shortened any further.

@@ -160,7 +160,7 @@ class _Seat:
     """A loaded base, and an adapter that is put on and taken off as a request asks."""
 
     def __init__(self, model: str, adapter: str | None, warn: Callable[[str], None]) -> None:
-        from ecellm_mlx.backend import RUNTIME
+        from ecellm_mlx.device.backend import RUNTIME
         from ecellm_mlx.inference.answers import Answerer
         from ecellm_mlx.models import adapter_files, loading
 
@@ -209,7 +209,7 @@ class _Seat:
 
 
 def _row(index: int, item: dict[str, Any]) -> Row:
-    from ecellm_mlx.data import tasks
+    from ecellm_mlx import tasks
 
     task = tasks.find(str(item["task"]))
     return Row(

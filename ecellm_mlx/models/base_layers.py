@@ -13,7 +13,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx.backend import mx, nn
+from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.models import loading, lora, registry
 from ecellm_mlx.models.fingerprint import weight_files
 

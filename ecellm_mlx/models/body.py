@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecellm_mlx.backend import mx, nn, scalar
+from ecellm_mlx.device.backend import mx, nn, scalar
 
 # Largest relative difference between split and whole forward pass that is rounding.
 TOLERANCE = 2e-3

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 from ecellm_mlx.errors import ModelError
-from ecellm_mlx.models import card
+from ecellm_mlx.export import card
+from ecellm_mlx.hub.client import is_wanted
 from ecellm_mlx.models.fingerprint import INDEX, verify_safetensors, weight_files
-from ecellm_mlx.models.hub_client import is_wanted
 from ecellm_mlx.models.source import SOURCE
 
 from converters.folders import check_space, new_folder

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx, nn, tree_flatten, tree_unflatten
 from ecellm_mlx.data.prompts import Frame, frame_for
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
+from ecellm_mlx.device.cpu.quantized import use_crossover
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import registry
 from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files
-from ecellm_mlx.models.quantized import use_crossover
 
 FLOAT32_BYTES = 4
 # Share of the free memory that a de-quantized base may take; the rest is for

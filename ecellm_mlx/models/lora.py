@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx.backend import mx, nn, tree_flatten, tree_unflatten
+from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
 from ecellm_mlx.errors import AdapterError, RecipeError
 from ecellm_mlx.files import write_json
 from ecellm_mlx.models import lora_tensors

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import AdapterError, ModelError
 from ecellm_mlx.models.adapter_files import WEIGHTS_FILE
 from ecellm_mlx.models.fingerprint import verify_safetensors

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ecellm_mlx import runtime
+from ecellm_mlx.device import runtime
 from ecellm_mlx.models.shape import Shape
 from ecellm_mlx.training.recipe import Recipe
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_lm.models import phi  # noqa: TID251
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 
 from converters import phi_layout
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ecellm_mlx.backend import nn
+from ecellm_mlx.device.backend import nn
 from ecellm_mlx.errors import RecipeError
 from ecellm_mlx.models import lora
 from ecellm_mlx.training.recipe import Recipe

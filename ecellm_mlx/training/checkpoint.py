@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx.backend import mx, nn, optim, tree_flatten, tree_unflatten
+from ecellm_mlx.device.backend import mx, nn, optim, tree_flatten, tree_unflatten
+from ecellm_mlx.distributed.ranks import Ranks
 from ecellm_mlx.files import (
     as_storage_error,
     ensure_folder,
@@ -30,7 +31,6 @@ from ecellm_mlx.files import (
 )
 from ecellm_mlx.models import lora
 from ecellm_mlx.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from ecellm_mlx.training.ranks import Ranks
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"

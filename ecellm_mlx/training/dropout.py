@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecellm_mlx.backend import mx, nn
 from ecellm_mlx.data.batches import Batch
+from ecellm_mlx.device.backend import mx, nn
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ecellm_mlx import runtime
 from ecellm_mlx.data import rows
+from ecellm_mlx.device import runtime
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.jobs import versions
-from ecellm_mlx.run_directory import Job, config_fingerprint
+from ecellm_mlx.jobs.directory import Job, config_fingerprint
 from ecellm_mlx.training import checkpoint
 
 WORDS = {"base": "base model", "train": "training rows", "val": "validation rows"}

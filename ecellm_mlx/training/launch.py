@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx import jobs, planning
+from ecellm_mlx import jobs
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import RecipeError
-from ecellm_mlx.models import registry
+from ecellm_mlx.jobs.directory import config_fingerprint
+from ecellm_mlx.models import planning, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
-from ecellm_mlx.run_directory import config_fingerprint
 from ecellm_mlx.training import recipe as recipes
 
 # What mlx.launch (ring, jaccl, nccl) and Open MPI set in each process they start.

@@ -16,15 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx import events, runtime
-from ecellm_mlx.backend import RUNTIME, tree_flatten
 from ecellm_mlx.data import batches as plans
 from ecellm_mlx.data import encoding, rows
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import RUNTIME, tree_flatten
+from ecellm_mlx.distributed import ranks
 from ecellm_mlx.errors import EcellmError, JobError, RecipeError
-from ecellm_mlx.job_context import JobContext, StopRequested
+from ecellm_mlx.jobs import events
+from ecellm_mlx.jobs.context import JobContext, StopRequested
+from ecellm_mlx.jobs.directory import Control
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.run_directory import Control
-from ecellm_mlx.training import adapter, checkpoint, dataset, identity, loss, ranks, validation
+from ecellm_mlx.training import adapter, checkpoint, dataset, identity, loss, validation
 from ecellm_mlx.training.recipe import Recipe, from_values
 from ecellm_mlx.training.recompute import recompute_blocks
 from ecellm_mlx.training.samples import Sampler

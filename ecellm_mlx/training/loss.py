@@ -7,8 +7,8 @@ batch (B, T); the output head runs over the N supervised positions only.
 
 from __future__ import annotations
 
-from ecellm_mlx.backend import mx, nn
 from ecellm_mlx.data.batches import Batch
+from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import body
 

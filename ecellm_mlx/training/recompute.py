@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx, nn, tree_flatten, tree_unflatten
-from ecellm_mlx.training.host import recomputed
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
+from ecellm_mlx.device.cpu.gradients import recomputed
 
 
 def recompute_blocks(model: nn.Module) -> None:

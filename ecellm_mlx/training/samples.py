@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ecellm_mlx import events
 from ecellm_mlx.data import prompts, rows
 from ecellm_mlx.inference.answers import Answerer
+from ecellm_mlx.jobs import events
 from ecellm_mlx.models.loading import LoadedModel
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ecellm_mlx.backend import mx, scalar
 from ecellm_mlx.data.batches import Batch
+from ecellm_mlx.device.backend import mx, scalar
+from ecellm_mlx.device.cpu.row_threads import RowThreads
+from ecellm_mlx.distributed.ranks import Ranks
 from ecellm_mlx.training.checkpoint import TrainerState
-from ecellm_mlx.training.ranks import Ranks
-from ecellm_mlx.training.row_threads import RowThreads
 
 
 def validation_loss(

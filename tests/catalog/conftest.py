@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import jobs
-from ecellm_mlx.catalog import job, pairs
-from ecellm_mlx.catalog.tables import open_table
+from ecellm_mlx.catalog import job
+from ecellm_mlx.matching import pairs
+from ecellm_mlx.tables import open_table
 
 EXCERPTS = Path(__file__).parent / "excerpts"
 # Closed answers are quick; a random model fills attributes with all the text it may.

@@ -12,14 +12,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ecellm_mlx import events, jobs
-from ecellm_mlx.catalog import blend, matching
-from ecellm_mlx.catalog import known as knowns
-from ecellm_mlx.catalog.blocking import Candidate, candidates
-from ecellm_mlx.catalog.known import Known
-from ecellm_mlx.catalog.pairs import price_of
-from ecellm_mlx.catalog.tables import open_table
+from ecellm_mlx import jobs
 from ecellm_mlx.errors import DataError, UsageError
+from ecellm_mlx.jobs import events
+from ecellm_mlx.matching import blending, job
+from ecellm_mlx.matching import known as knowns
+from ecellm_mlx.matching.candidates import Candidate, candidates
+from ecellm_mlx.matching.known import Known
+from ecellm_mlx.matching.pairs import price_of
+from ecellm_mlx.tables import open_table
 
 from .conftest import side_of
 from .test_catalog_matching import match_here
@@ -48,7 +49,7 @@ def test_features_of_a_small_example() -> None:
         Candidate(2, 7, 0.3, 1),
     ]  # fmt: skip
     prices = [10.0, None, 1.0], [20.0, 10.0, *[None] * 5, 1e9]
-    got = blend.features(found, [0.5, 0.5, None, 0.9], prices)
+    got = blending.features(found, [0.5, 0.5, None, 0.9], prices)
     nine, two = np.log(9), np.log(2)
     nan = np.nan
     expected = [
@@ -74,9 +75,9 @@ def test_prices_as_shops_write_them(text: str, value: float | None) -> None:
 
 def test_the_fit_is_scikit_learns(found: list[Candidate], known: Known) -> None:
     probabilities = said(found, known, 0.7)
-    fitted = blend.fit(found, probabilities, known, only=blend.BOTH)
+    fitted = blending.fit(found, probabilities, known, only=blending.BOTH)
     # No prices here: their columns are constant.
-    values = blend.features(found, probabilities)
+    values = blending.features(found, probabilities)
     labelled = [i for i, c in enumerate(found) if c.left in known.rights]
     model = make_pipeline(StandardScaler(), LogisticRegression())
     model.fit(values[labelled], [bool(known.label(found[i])) for i in labelled])
@@ -91,23 +92,23 @@ def test_a_model_that_helps_is_used_and_one_that_does_not_is_not(
     # Words that say less than they do here, as between shops of two languages.
     rng = np.random.default_rng(2)
     vague = [replace(c, similarity=0.2 * c.similarity + float(rng.uniform())) for c in found]
-    good = blend.fit(vague, said(found, known, 3.0), known, one_to_one=one_to_one)
-    assert good.used == blend.BOTH or good.used == blend.MODEL
-    assert good.quality[good.used].f1 > good.quality[blend.WORDS].f1 + 0.1
+    good = blending.fit(vague, said(found, known, 3.0), known, one_to_one=one_to_one)
+    assert good.used == blending.BOTH or good.used == blending.MODEL
+    assert good.quality[good.used].f1 > good.quality[blending.WORDS].f1 + 0.1
     # What knows nothing is not used, even where chance is with it.
-    bad = blend.fit(found, said(found, known, 0.0), known, one_to_one=one_to_one)
-    assert bad.quality[blend.WORDS].f1 > bad.quality[blend.MODEL].f1
-    assert bad.used == blend.WORDS
-    alone = blend.fit(found, None, known, one_to_one=one_to_one)
-    assert alone.used == blend.WORDS
-    assert alone.quality[blend.WORDS] == bad.quality[blend.WORDS]
+    bad = blending.fit(found, said(found, known, 0.0), known, one_to_one=one_to_one)
+    assert bad.quality[blending.WORDS].f1 > bad.quality[blending.MODEL].f1
+    assert bad.used == blending.WORDS
+    alone = blending.fit(found, None, known, one_to_one=one_to_one)
+    assert alone.used == blending.WORDS
+    assert alone.quality[blending.WORDS] == bad.quality[blending.WORDS]
 
 
 def test_quality_is_of_pairs_that_were_not_fitted_to(
     found: list[Candidate], known: Known
 ) -> None:
-    fitted = blend.fit(found, None, known)
-    quality = fitted.quality[blend.WORDS]
+    fitted = blending.fit(found, None, known)
+    quality = fitted.quality[blending.WORDS]
     hits = sum(known.label(c) is True for c in found)
     # A match that blocking missed cannot be found by any threshold.
     assert quality.recall <= hits / known.matches
@@ -118,7 +119,7 @@ def test_quality_is_of_pairs_that_were_not_fitted_to(
     # Labels in disorder leave nothing to learn, and it shows.
     rights = list(known.rights.values())
     wrong = Known(dict(zip(known.rights, [*rights[7:], *rights[:7]], strict=True)), {}, {})
-    assert blend.fit(found, None, wrong).quality[blend.WORDS].f1 < quality.f1 / 2
+    assert blending.fit(found, None, wrong).quality[blending.WORDS].f1 < quality.f1 / 2
 
 
 def test_a_pair_that_could_not_be_asked_is_decided_by_words_or_not_at_all(
@@ -126,19 +127,19 @@ def test_a_pair_that_could_not_be_asked_is_decided_by_words_or_not_at_all(
 ) -> None:
     probabilities = said(found, known, 3.0)
     probabilities[3] = None
-    both = blend.fit(found, probabilities, known, only=blend.BOTH)
+    both = blending.fit(found, probabilities, known, only=blending.BOTH)
     assert both.probabilities[3] is None
     assert sum(p is None for p in both.probabilities) == 1
-    words = blend.fit(found, probabilities, known, only=blend.WORDS)
+    words = blending.fit(found, probabilities, known, only=blending.WORDS)
     assert None not in words.probabilities
 
 
 def test_too_little_is_a_sentence(found: list[Candidate], known: Known) -> None:
     with pytest.raises(DataError, match="too few matches are known to fit to"):
-        blend.fit(found, None, known.only(list(known.rights)[:5]))
+        blending.fit(found, None, known.only(list(known.rights)[:5]))
     none = Known(dict.fromkeys(known.rights, frozenset[int]()), {}, {})
     with pytest.raises(DataError, match="candidates of one kind only"):
-        blend.fit(found, None, none)
+        blending.fit(found, None, none)
 
 
 def test_a_job_tells_what_the_model_is_worth(
@@ -146,28 +147,28 @@ def test_a_job_tells_what_the_model_is_worth(
 ) -> None:
     options: dict[str, Any] = {"top": 3, "truth": matches, "one_to_one": True}
     words = tmp_path / "words.csv"
-    run = matching.launch(amazon, google, out=words, **options)
+    run = job.launch(amazon, google, out=words, **options)
     outcome, results = match_here(run)
     assert outcome == "finished"
-    assert results["truth"]["used"] == blend.WORDS
-    assert results["threshold"] == results["truth"]["quality"][blend.WORDS]["threshold"]
-    assert results["truth"]["quality"][blend.WORDS]["f1"] > 0.8
+    assert results["truth"]["used"] == blending.WORDS
+    assert results["threshold"] == results["truth"]["quality"][blending.WORDS]["threshold"]
+    assert results["truth"]["quality"][blending.WORDS]["f1"] > 0.8
 
     both = tmp_path / "both.csv"
-    run = matching.launch(amazon, google, out=both, model=str(tiny), **options)
+    run = job.launch(amazon, google, out=both, model=str(tiny), **options)
     outcome, results = match_here(run)
-    assert set(results["truth"]["quality"]) == set(blend.SCORERS)
+    assert set(results["truth"]["quality"]) == set(blending.SCORERS)
     assert open_table(both).names[-4:] == [
         "ecellm_match_probability", "ecellm_model_probability", "ecellm_similarity",
         "ecellm_rank",
     ]  # fmt: skip
-    if results["truth"]["used"] == blend.WORDS:
+    if results["truth"]["used"] == blending.WORDS:
         said = [e.message for e in run.reader().read() if isinstance(e, events.Warned)]
         assert any("adds nothing" in text for text in said)
         got = [row.cells[:10] for row in open_table(both).good_rows()]
         assert got == [row.cells[:10] for row in open_table(words).good_rows()]
     # The known matches change decisions, never what is asked: nothing is computed again.
-    run = matching.launch(
+    run = job.launch(
         amazon, google, out=both, model=str(tiny), top=3, threshold=0.5, resume=True
     )
     outcome, results = match_here(run)
@@ -175,7 +176,7 @@ def test_a_job_tells_what_the_model_is_worth(
     assert "truth" not in results
 
     with pytest.raises(UsageError, match="no --model was given"):
-        matching.launch(amazon, google, out=tmp_path / "none.csv")
+        job.launch(amazon, google, out=tmp_path / "none.csv")
 
 
 def test_matching_by_words_through_the_command(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import sample
-from ecellm_mlx.catalog.tables import open_table
+from ecellm_mlx.tables import open_table
 
 from .test_catalog_job import head
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ecellm_mlx import jobs, runtime
+from ecellm_mlx import jobs
 from ecellm_mlx.catalog.guard import Guard
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.runtime import Battery
 from ecellm_mlx.jobs import Control, State
-from ecellm_mlx.runtime import Battery
 
 
 class Scene:

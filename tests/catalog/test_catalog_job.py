@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import events, jobs, sample
-from ecellm_mlx.catalog import answering, body, job, tables, writing
-from ecellm_mlx.catalog.tables import open_table
+from ecellm_mlx import jobs, sample, tables
+from ecellm_mlx.catalog import answering, body, job, writing
 from ecellm_mlx.errors import DataError, JobError, UsageError
+from ecellm_mlx.jobs import events
+from ecellm_mlx.tables import open_table
 
 from .conftest import AVE, KIND, run_here
 

@@ -16,7 +16,7 @@ import pytest
 
 from ecellm_mlx import jobs, sample
 from ecellm_mlx.catalog import job
-from ecellm_mlx.catalog.tables import open_table
+from ecellm_mlx.tables import open_table
 
 from .conftest import KIND
 from .test_catalog_job import head

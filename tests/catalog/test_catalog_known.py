@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecellm_mlx.catalog import known as knowns
-from ecellm_mlx.catalog import pair_rows, pairs
-from ecellm_mlx.catalog.blocking import Candidate
-from ecellm_mlx.catalog.known import Known
-from ecellm_mlx.catalog.matching import question_of_pairs
-from ecellm_mlx.catalog.pairs import Side
-from ecellm_mlx.catalog.tables import open_table
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import DataError, UsageError
+from ecellm_mlx.matching import known as knowns
+from ecellm_mlx.matching import pair_rows, pairs
+from ecellm_mlx.matching.candidates import Candidate
+from ecellm_mlx.matching.job import question_of_pairs
+from ecellm_mlx.matching.known import Known
+from ecellm_mlx.matching.pairs import Side
+from ecellm_mlx.tables import open_table
 
 from .conftest import side_of
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import jobs
-from ecellm_mlx.catalog import matching
-from ecellm_mlx.catalog.blocking import Candidate, candidates, tokens
-from ecellm_mlx.catalog.pairs import accepted
-from ecellm_mlx.catalog.tables import open_table
 from ecellm_mlx.errors import JobError, UsageError
+from ecellm_mlx.matching import job
+from ecellm_mlx.matching.candidates import Candidate, candidates, tokens
+from ecellm_mlx.matching.pairs import accepted
+from ecellm_mlx.tables import open_table
 
 from .test_catalog_job import stop_after
 
@@ -20,7 +20,7 @@ from .test_catalog_job import stop_after
 def match_here(run: jobs.RunDirectory) -> tuple[str, dict[str, Any]]:
     context = jobs.JobContext(run)
     try:
-        return matching.run_job(context)
+        return job.run_job(context)
     finally:
         context.close()
 
@@ -87,7 +87,7 @@ def test_a_stopped_match_resumes_to_the_same_bytes(
         "one_to_one": True, "batch_size": 8,
     }  # fmt: skip
     whole = tmp_path / "whole.csv"
-    outcome, results = match_here(matching.launch(amazon, google, out=whole, **options))
+    outcome, results = match_here(job.launch(amazon, google, out=whole, **options))
     assert outcome == "finished"
     assert results["pairs"] == results["review"] >= results["rows"] > 30
     table = open_table(whole)
@@ -103,11 +103,11 @@ def test_a_stopped_match_resumes_to_the_same_bytes(
     parts = tmp_path / "parts.csv"
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        outcome, _ = match_here(matching.launch(amazon, google, out=parts, **options))
+        outcome, _ = match_here(job.launch(amazon, google, out=parts, **options))
     assert outcome == "stopped"
     with pytest.raises(JobError, match="--resume"):
-        matching.launch(amazon, google, out=parts, **options)
-    run = matching.launch(amazon, google, out=parts, resume=True, **options)
+        job.launch(amazon, google, out=parts, **options)
+    run = job.launch(amazon, google, out=parts, resume=True, **options)
     outcome, again = match_here(run)
     assert 0 < again["computed"] < results["computed"]
     assert parts.read_bytes() == whole.read_bytes()
@@ -118,11 +118,11 @@ def test_what_cannot_be_matched_is_a_sentence(
 ) -> None:
     common: dict[str, Any] = {"model": str(tiny), "out": tmp_path / "out.csv"}
     with pytest.raises(UsageError, match=r"'colour' is no part.*no column 'nmae'"):
-        matching.launch(amazon, google, right_mapping=["colour=name", "title=nmae"], **common)
+        job.launch(amazon, google, right_mapping=["colour=name", "title=nmae"], **common)
     with pytest.raises(UsageError, match="--review-band is no probability"):
-        matching.launch(amazon, google, review_band=(0.2, 7), **common)
+        job.launch(amazon, google, review_band=(0.2, 7), **common)
     other = tmp_path / "other.csv"
     other.write_text("title\nqqq\n")
-    run = matching.launch(other, google, **common)
+    run = job.launch(other, google, **common)
     with pytest.raises(JobError, match="no word in common"):
         match_here(run)

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import runtime, sample
+from ecellm_mlx import sample
 from ecellm_mlx.catalog import job
-from ecellm_mlx.catalog.shards import Shard
-from ecellm_mlx.catalog.tables import open_table
 from ecellm_mlx.cli import launch as verb
+from ecellm_mlx.device import runtime
+from ecellm_mlx.distributed.shards import Shard
 from ecellm_mlx.errors import JobError, StorageError
+from ecellm_mlx.tables import open_table
 
 from .conftest import KIND, run_here
 from .test_catalog_job import head

@@ -17,11 +17,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ecellm_mlx import sample
-from ecellm_mlx.catalog import tables
-from ecellm_mlx.catalog.tables import BadRow, Column, TableRow, open_table
-from ecellm_mlx.catalog.tables.spill import TextList
+from ecellm_mlx import sample, tables
 from ecellm_mlx.errors import DataError, UsageError
+from ecellm_mlx.tables import BadRow, Column, TableRow, open_table
+from ecellm_mlx.tables.spill import TextList
 
 COLUMNS = (Column("answer"), Column("sure", numeric=True))
 

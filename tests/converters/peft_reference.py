@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.models import loading, lora
 from ecellm_mlx.models.fingerprint import base_fingerprint
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.models import loading
 
 from converters.errors import ConversionError

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from ecellm_mlx import sample
-from ecellm_mlx.backend import mx
 from ecellm_mlx.data import rows
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import UsageError
-from ecellm_mlx.models import loading, lora, merging, to_gguf
+from ecellm_mlx.export import gguf, write
+from ecellm_mlx.models import loading, lora
 
 from converters.errors import ConversionError
 from converters.gguf import import_gguf
@@ -119,8 +120,8 @@ def test_llama_logits_are_the_unfused_ones(
 ) -> None:
     adapter = make_adapter(tmp_path / "a", tiny, ["all-linear", "embed_tokens"])
     expected = logits(tiny, adapter)
-    source = merging.Source(str(tiny), adapter)
-    file, _ = to_gguf.export(source, tmp_path / "out", kind=kind)
+    source = write.Source(str(tiny), adapter)
+    file, _ = gguf.export(source, tmp_path / "out", kind=kind)
     assert np.abs(expected - logits(tiny)).max() > 1
     assert np.abs(transformers_logits(file) - expected).max() < tolerance
     assert kind in read_header(file).path.name.lower()
@@ -130,8 +131,8 @@ def test_mistral_logits_and_tokens_are_the_unfused_ones(mistral: Path, tmp_path:
     from transformers import AutoTokenizer
 
     adapter = make_adapter(tmp_path / "a", mistral, ["all-linear", "lm_head"])
-    source = merging.Source(str(mistral), adapter)
-    file, _ = to_gguf.export(source, tmp_path / "out", kind="f32")
+    source = write.Source(str(mistral), adapter)
+    file, _ = gguf.export(source, tmp_path / "out", kind="f32")
     assert np.abs(transformers_logits(file) - logits(mistral, adapter)).max() < 1e-4
     ours = AutoTokenizer.from_pretrained(mistral)
     theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -166,7 +167,7 @@ def test_scores_without_a_sentencepiece_file_order_tokens_alike(
 
 
 def test_q8_0_is_within_half_a_step_and_imports_exactly(tiny: Path, tmp_path: Path) -> None:
-    file, _ = to_gguf.export(merging.Source(str(tiny), None), tmp_path / "out", kind="q8_0")
+    file, _ = gguf.export(write.Source(str(tiny), None), tmp_path / "out", kind="q8_0")
     _, tensors = contents(file)
     original = weights(tiny)["model.layers.1.mlp.down_proj.weight"]
     found = tensors["blk.1.ffn_down.weight"]
@@ -185,9 +186,9 @@ def test_phi_tensors_are_the_fused_ones(
 ) -> None:
     base = tiny_models["phi"]
     adapter = make_adapter(tmp_path / "a", base, ["q_proj", "v_proj", "fc1", "lm_head"])
-    fused = weights(merging.fuse(adapter, tmp_path / "fused").path)
-    source = merging.Source(str(base), adapter)
-    file, _ = to_gguf.export(source, tmp_path / "out", kind="f32", split_qkv=split)
+    fused = weights(write.fuse(adapter, tmp_path / "fused").path)
+    source = write.Source(str(base), adapter)
+    file, _ = gguf.export(source, tmp_path / "out", kind="f32", split_qkv=split)
     fields = read_header(file).metadata
     tensors = arrays(file) if split else contents(file)[1]
     assert fields["general.architecture"] == "phi2"
@@ -223,8 +224,8 @@ def test_phi_tensors_are_the_fused_ones(
 def test_metadata_is_that_of_the_original_smollm2(
     smollm2: Path, gguf_file: Path, tmp_path: Path
 ) -> None:
-    source = merging.Source(str(smollm2), None)
-    file, _ = to_gguf.export(source, tmp_path / "out", kind="q8_0")
+    source = write.Source(str(smollm2), None)
+    file, _ = gguf.export(source, tmp_path / "out", kind="q8_0")
     ours, theirs = read_header(file), read_header(gguf_file)
     described = {"general.organization", "general.finetune", "general.basename"}
     assert theirs.metadata.keys() - ours.metadata.keys() == described
@@ -260,10 +261,10 @@ def test_an_adapter_alone_adds_what_fusing_adds(
         # A rank and a scale of its own, which is moved into B.
         own={"model.layers.1.self_attn.q_proj": lora.Shape(2, 2.5)},
     )
-    source = merging.Source(str(base), adapter)
-    plain, _ = to_gguf.export(merging.Source(str(base), None), tmp_path / "b", kind="f32")
-    fused, _ = to_gguf.export(source, tmp_path / "f", kind="f32")
-    file, _ = to_gguf.export(source, tmp_path / "o", kind="f32", adapter_only=True)
+    source = write.Source(str(base), adapter)
+    plain, _ = gguf.export(write.Source(str(base), None), tmp_path / "b", kind="f32")
+    fused, _ = gguf.export(source, tmp_path / "f", kind="f32")
+    file, _ = gguf.export(source, tmp_path / "o", kind="f32", adapter_only=True)
     fields, parts = contents(file)
     assert fields["general.type"] == "adapter"
     assert fields["adapter.type"] == "lora"
@@ -282,12 +283,12 @@ def test_an_embedding_of_its_own_is_kept_row_by_row(
 ) -> None:
     base = tiny_models["mistral"]
     adapter = make_adapter(tmp_path / "a", base, ["embed_tokens"])
-    source = merging.Source(str(base), adapter)
-    file, _ = to_gguf.export(source, tmp_path / "o", kind="f32", adapter_only=True)
+    source = write.Source(str(base), adapter)
+    file, _ = gguf.export(source, tmp_path / "o", kind="f32", adapter_only=True)
     fields, parts = contents(file)
     a, b = parts["token_embd.weight.lora_a"], parts["token_embd.weight.lora_b"]
     assert a.shape[1] == b.shape[1] == 4
-    fused = weights(merging.fuse(adapter, tmp_path / "fused").path)
+    fused = weights(write.fuse(adapter, tmp_path / "fused").path)
     updated = weights(base)["model.embed_tokens.weight"]
     updated = updated + fields["adapter.lora.alpha"] / 4 * (a @ b.T)
     assert np.abs(updated - fused["model.embed_tokens.weight"]).max() < 1e-5
@@ -298,16 +299,16 @@ def test_what_gguf_cannot_say_is_refused(tiny_models: dict[str, Path], tmp_path:
     out = tmp_path / "out"
     dora = make_adapter(tmp_path / "dora", llama, ["q_proj"], dora=True)
     with pytest.raises(ConversionError, match="DoRA"):
-        to_gguf.export(merging.Source(str(llama), dora), out, kind="f32", adapter_only=True)
+        gguf.export(write.Source(str(llama), dora), out, kind="f32", adapter_only=True)
     tied = make_adapter(tmp_path / "tied", llama, ["embed_tokens"])
     with pytest.raises(ConversionError, match="also the output layer"):
-        to_gguf.export(merging.Source(str(llama), tied), out, kind="f32", adapter_only=True)
+        gguf.export(write.Source(str(llama), tied), out, kind="f32", adapter_only=True)
     with pytest.raises(UsageError, match="not quantized"):
-        to_gguf.export(merging.Source(str(llama), tied), out, kind="q8_0", adapter_only=True)
+        gguf.export(write.Source(str(llama), tied), out, kind="q8_0", adapter_only=True)
     with pytest.raises(UsageError, match="names a file"):
-        to_gguf.export(merging.Source(str(llama), None), tmp_path / "x.gguf")
+        gguf.export(write.Source(str(llama), None), tmp_path / "x.gguf")
     with pytest.raises(UsageError, match="q4_k"):
-        to_gguf.export(merging.Source(str(llama), None), out, kind="q4_k")
+        gguf.export(write.Source(str(llama), None), out, kind="q4_k")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +328,7 @@ def test_unknown_tokenizers_are_refused(
     path = base / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConversionError, match=message):
-        to_gguf.export(merging.Source(str(base), None), tmp_path / "out")
+        gguf.export(write.Source(str(base), None), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -340,7 +341,7 @@ def test_unsupported_models_are_refused(tiny: Path, tmp_path: Path) -> None:
               "high_freq_factor": 4.0, "original_max_position_embeddings": 512}}  # fmt: skip
     path.write_text(json.dumps({**config, **scaled}))
     with pytest.raises(ConversionError, match="llama3"):
-        to_gguf.export(merging.Source(str(base), None), tmp_path / "out")
+        gguf.export(write.Source(str(base), None), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConversionError, match="qwen2"):
         Names({**config, "model_type": "qwen2"})

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 
 from converters.errors import ConversionError
 from converters.tensors import read_sharded, read_tensors

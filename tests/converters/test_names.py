@@ -67,7 +67,7 @@ def test_without_pytorch_names_come_from_a_checkpoint_of_hugging_face(
     assert not base_layers.base_model(str(base)).differing
 
     # A checkpoint that mlx-lm wrote says nothing of Hugging Face's names.
-    from ecellm_mlx.backend import mx
+    from ecellm_mlx.device.backend import mx
 
     path = base / "model.safetensors"
     weights = dict(mx.load(str(path)))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 
 from converters.adapter import Adapter, LoraModule, alpha_of, divisor
 from converters.errors import ConversionError

@@ -19,8 +19,9 @@ from peft_reference import (
     torch_model,
 )
 
-from ecellm_mlx.backend import mx
-from ecellm_mlx.models import exporting, loading, lora
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.export import peft as exporting
+from ecellm_mlx.models import loading, lora
 from ecellm_mlx.models.base_layers import base_model
 from ecellm_mlx.models.fingerprint import base_fingerprint
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft_reference import mlx_logits, peft_adapter, peft_logits, tensors, torch_model
 
-from ecellm_mlx.models import exporting
+from ecellm_mlx.export import peft
 
 from converters.packing import same_bits
 
@@ -67,12 +67,12 @@ def test_any_configuration_survives(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         theirs = peft_adapter(torch_model(base), folder / "p", **config)
-        exporting.from_peft(folder / "p", folder / "m", base=str(base))
+        peft.from_peft(folder / "p", folder / "m", base=str(base))
         tolerance = 1e-4 * max(1.0, float(np.abs(theirs).max()))
         for by_mlx_lm in (False, True):
             ours = mlx_logits(base, folder / "m", by_mlx_lm=by_mlx_lm)
             assert np.abs(ours - theirs).max() < tolerance
-        exporting.to_peft(folder / "m", folder / "back")
+        peft.to_peft(folder / "m", folder / "back")
         first, second = tensors(folder / "p"), tensors(folder / "back")
         assert first.keys() == second.keys()
         assert all(same_bits(first[name], second[name]) for name in first)
@@ -83,9 +83,9 @@ def test_any_configuration_survives(
         ours_config = config_of(folder / "m")
         del ours_config["ecellm"]["peft"]
         path.write_text(json.dumps(ours_config))
-        exporting.to_peft(folder / "m", folder / "new")
+        peft.to_peft(folder / "m", folder / "new")
         assert np.abs(peft_logits(base, folder / "new") - theirs).max() < tolerance
-        exporting.from_peft(folder / "new", folder / "m2", base=str(base))
+        peft.from_peft(folder / "new", folder / "m2", base=str(base))
         first, second = tensors(folder / "m"), tensors(folder / "m2")
         assert first.keys() == second.keys()
         assert all(same_bits(first[name], second[name]) for name in first)

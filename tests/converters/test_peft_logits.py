@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from peft_reference import mlx_logits, peft_adapter, peft_logits, tensors, torch_model
 
-from ecellm_mlx.models import exporting
+from ecellm_mlx.export import peft
 
 from converters.packing import same_bits
 from converters.verify import compare
@@ -61,7 +61,7 @@ def test_logits_are_pefts_and_nothing_is_lost(
 ) -> None:
     base = bases(name, tied)
     theirs = peft_adapter(torch_model(base), tmp_path / "p", **settings(name, tied, kind))
-    exporting.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
+    peft.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
 
     ours = mlx_logits(base, tmp_path / "m")
     assert np.abs(ours - mlx_logits(base)).max() > 0.1, "the adapter must matter"
@@ -69,7 +69,7 @@ def test_logits_are_pefts_and_nothing_is_lost(
     assert np.abs(mlx_logits(base, tmp_path / "m", by_mlx_lm=True) - theirs).max() < 1e-4
     assert compare(tmp_path / "m", tmp_path / "p").equal
 
-    exporting.to_peft(tmp_path / "m", tmp_path / "p2")
+    peft.to_peft(tmp_path / "m", tmp_path / "p2")
     assert same_tensors(tmp_path / "p", tmp_path / "p2")
     before, after = (
         json.loads((tmp_path / f / "adapter_config.json").read_text()) for f in ("p", "p2")
@@ -80,8 +80,8 @@ def test_logits_are_pefts_and_nothing_is_lost(
     config = json.loads((tmp_path / "m/adapter_config.json").read_text())
     del config["ecellm"]["peft"]
     (tmp_path / "m/adapter_config.json").write_text(json.dumps(config))
-    exporting.to_peft(tmp_path / "m", tmp_path / "p3", base=str(base))
+    peft.to_peft(tmp_path / "m", tmp_path / "p3", base=str(base))
     assert np.abs(peft_logits(base, tmp_path / "p3") - theirs).max() < 1e-5
-    exporting.from_peft(tmp_path / "p3", tmp_path / "m2", base=str(base))
+    peft.from_peft(tmp_path / "p3", tmp_path / "m2", base=str(base))
     assert same_tensors(tmp_path / "m", tmp_path / "m2")
     assert json.loads((tmp_path / "m2/adapter_config.json").read_text()) == config

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from peft_reference import SMALL, peft_adapter, tensors, torch_model
 
-from ecellm_mlx.backend import mx
-from ecellm_mlx.models import exporting
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.export import peft as exporting
 from ecellm_mlx.models.base_layers import base_model
 
 from converters import names

@@ -20,8 +20,9 @@ from peft_reference import (
     torch_model,
 )
 
-from ecellm_mlx.backend import mx
-from ecellm_mlx.models import exporting, loading
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.export import peft
+from ecellm_mlx.models import loading
 
 from converters import phi_layout
 from converters.adapter import LoraModule
@@ -96,7 +97,7 @@ def test_an_old_adapter_gives_its_logits_and_comes_back(
     assert "base_model.model.transformer.h.0.mixer.Wqkv.lora_A.weight" in tensors(
         tmp_path / "p"
     )
-    exporting.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
+    peft.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
     assert np.abs(mlx_logits(base, tmp_path / "m") - theirs).max() < 1e-4
     assert compare(tmp_path / "m", tmp_path / "p").equal
     modules = read_mlx(tmp_path / "m").modules
@@ -104,7 +105,7 @@ def test_an_old_adapter_gives_its_logits_and_comes_back(
         modules["model.layers.0.self_attn.q_proj"].a,
         modules["model.layers.0.self_attn.v_proj"].a,
     )
-    exporting.to_peft(tmp_path / "m", tmp_path / "back", base=str(base))
+    peft.to_peft(tmp_path / "m", tmp_path / "back", base=str(base))
     before, after = tensors(tmp_path / "p"), tensors(tmp_path / "back")
     assert before.keys() == after.keys()
     assert all(same_bits(before[name], after[name]) for name in before)
@@ -139,12 +140,12 @@ def test_a_native_adapter_becomes_an_old_one_and_comes_back(
         torch_model(native), tmp_path / "p", target_modules=targets,
         **{**KINDS[kind], "rank_pattern": {"k_proj": 2} if kind == "patterns" else {}},
     )  # fmt: skip
-    exporting.from_peft(tmp_path / "p", tmp_path / "m", base=str(native))
-    exporting.to_peft(tmp_path / "m", tmp_path / "old", base=str(base), layout="legacy")
+    peft.from_peft(tmp_path / "p", tmp_path / "m", base=str(native))
+    peft.to_peft(tmp_path / "m", tmp_path / "old", base=str(base), layout="legacy")
     assert np.abs(peft_logits(model, tmp_path / "old") - theirs).max() < 1e-4
     assert compare(tmp_path / "m", tmp_path / "old").equal
 
-    exporting.from_peft(tmp_path / "old", tmp_path / "m2", base=str(native))
+    peft.from_peft(tmp_path / "old", tmp_path / "m2", base=str(native))
     first, second = tensors(tmp_path / "m"), tensors(tmp_path / "m2")
     assert first.keys() == second.keys()
     assert all(same_bits(first[name], second[name]) for name in first)
@@ -155,9 +156,9 @@ def test_a_part_of_qkv_with_dora_is_refused(bases: Callable[..., Path], tmp_path
     peft_adapter(
         torch_model(base), tmp_path / "p", r=2, target_modules=["q_proj"], use_dora=True
     )
-    exporting.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
+    peft.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
     with pytest.raises(ConversionError, match="DoRA on a part of q, k and v"):
-        exporting.to_peft(tmp_path / "m", tmp_path / "old", base=str(base), layout="legacy")
+        peft.to_peft(tmp_path / "m", tmp_path / "old", base=str(base), layout="legacy")
     assert not (tmp_path / "old").exists()
 
 
@@ -172,9 +173,9 @@ def test_unequal_scales_that_the_old_layout_cannot_hold_are_refused() -> None:
 def test_only_phi_has_an_old_layout(bases: Callable[..., Path], tmp_path: Path) -> None:
     base = bases("llama", tied=True)
     peft_adapter(torch_model(base), tmp_path / "p", r=2, target_modules=["q_proj"])
-    exporting.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
+    peft.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
     with pytest.raises(ConversionError, match="only Phi has a legacy layout"):
-        exporting.to_peft(tmp_path / "m", tmp_path / "old", layout="legacy")
+        peft.to_peft(tmp_path / "m", tmp_path / "old", layout="legacy")
 
 
 def test_an_old_phi_adapter_is_not_for_llama(
@@ -182,4 +183,4 @@ def test_an_old_phi_adapter_is_not_for_llama(
 ) -> None:
     peft_adapter(old[1], tmp_path / "p", target_modules=PAPER, r=2)
     with pytest.raises(ConversionError, match="another architecture than llama"):
-        exporting.from_peft(tmp_path / "p", tmp_path / "m", base=str(bases("llama", tied=True)))
+        peft.from_peft(tmp_path / "p", tmp_path / "m", base=str(bases("llama", tied=True)))

@@ -8,9 +8,9 @@ import pytest
 
 from ecellm_mlx.data import rows
 from ecellm_mlx.data.prompts import Frame, frame_for, input_text, prompt, segments
-from ecellm_mlx.data.tasks import find
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.sample import folder
+from ecellm_mlx.tasks.registry import find
 
 PREAMBLE = (
     "Below is an instruction that describes a task, paired with an input that provides "

@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 
 from ecellm_mlx.data import rows
-from ecellm_mlx.data.tasks import TASKS
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.sample import catalog, folder
+from ecellm_mlx.tasks.registry import TASKS
 
 GOOD = {
     "id": "r1",

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from ecellm_mlx.data import rows
-from ecellm_mlx.data.tasks import TASKS, Answer, Kind, find
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.sample import folder
+from ecellm_mlx.tasks.registry import TASKS, Answer, Kind, find
 
 
 @pytest.mark.parametrize(

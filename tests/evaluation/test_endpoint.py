@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 import pytest
 from fake_endpoint import FakeEndpoint
 
-from ecellm_mlx import events, jobs, sample
+from ecellm_mlx import jobs, sample
 from ecellm_mlx.data import prompts, rows
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.errors import UsageError
@@ -22,6 +22,7 @@ from ecellm_mlx.evaluation import endpoint as endpoints
 from ecellm_mlx.evaluation import evaluate
 from ecellm_mlx.evaluation.endpoint import EndpointError, parse_url
 from ecellm_mlx.inference import sampling
+from ecellm_mlx.jobs import events
 
 DATA = sample.folder() / "test.jsonl"
 TASKS = ("PM", "SA")

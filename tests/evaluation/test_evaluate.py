@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import events, jobs, sample
+from ecellm_mlx import jobs, sample
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import AdapterError, JobError, UsageError
 from ecellm_mlx.evaluation import evaluate, local, systems, thresholds
 from ecellm_mlx.evaluation.calibration import Threshold
 from ecellm_mlx.evaluation.journal import Journal
+from ecellm_mlx.jobs import events
 from ecellm_mlx.models import adapter_files
 
 QUICK = ("PM", "SA", "PRP", "QPR")  # answered in one pass or two

@@ -14,10 +14,10 @@ from sklearn import metrics as sk
 
 from ecellm_mlx.data import rows
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import TASKS, find
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.evaluation.metrics import TEXT_METRICS, parse_answer, score, score_by_task
 from ecellm_mlx.sample import folder
+from ecellm_mlx.tasks.registry import TASKS, find
 
 IND = "IND_Diverse_Instruction"
 OOD = "OOD_Diverse_Instruction"

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import find
 from ecellm_mlx.evaluation.metrics import score
+from ecellm_mlx.tasks.registry import find
 
 IND, OOD = "IND_Diverse_Instruction", "OOD_Diverse_Instruction_1-shot"
 

@@ -13,12 +13,12 @@ from sklearn import metrics as sk
 
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import TASKS, find
 from ecellm_mlx.evaluation.details import attributes, confusion, details, worst
 from ecellm_mlx.evaluation.metrics import score
 from ecellm_mlx.evaluation.resampling import compare, intervals, mcnemar
 from ecellm_mlx.evaluation.tallies import tally
 from ecellm_mlx.sample import folder
+from ecellm_mlx.tasks.registry import TASKS, find
 
 NOISE = ["yes", "no", "A", "B", "B,A", "[]", "?", "", "C: neutral"]
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from ecellm_mlx import sample
-from ecellm_mlx.backend import mx
 from ecellm_mlx.data import prompts, rows
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.models import loading, lora
 
 

@@ -13,9 +13,10 @@ from ecellm_mlx import jobs, sample
 from ecellm_mlx.data import rows
 from ecellm_mlx.data.holdout import load, split
 from ecellm_mlx.errors import DataError, JobError, UsageError
-from ecellm_mlx.evaluation import studies, study_arms
-from ecellm_mlx.evaluation.study_arms import Arm, Options, Section
 from ecellm_mlx.jobs import RunDirectory
+from ecellm_mlx.studies import arms as study_arms
+from ecellm_mlx.studies import study as studies
+from ecellm_mlx.studies.arms import Arm, Options, Section
 
 TASKS = ("Product_Matching", "Sentiment_Analysis")
 

@@ -12,7 +12,6 @@ import pytest
 from ecellm_mlx import sample
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.tasks import TASKS, Kind
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.inference.answers import Answer, Answerer, Decoding
 from ecellm_mlx.inference.rankings import Ranking
@@ -20,6 +19,7 @@ from ecellm_mlx.inference.stops import Stops
 from ecellm_mlx.inference.values import Values
 from ecellm_mlx.models import loading
 from ecellm_mlx.models.loading import LoadedModel
+from ecellm_mlx.tasks.registry import TASKS, Kind
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,8 @@ def test_mean_scoring_equals_the_plain_models_log_probabilities(
 ) -> None:
     import numpy as np
 
-    from ecellm_mlx.backend import mx
     from ecellm_mlx.data import prompts
+    from ecellm_mlx.device.backend import mx
     from ecellm_mlx.inference.choices import Scoring
 
     labels, row = ["red", "deep blue sea", "green grass"], question()
@@ -172,8 +172,8 @@ def test_rankings_equal_a_search_over_all_orders(
 def all_orders(base: LoadedModel, row: Row, letters: list[str]) -> dict[str, float]:
     import numpy as np
 
-    from ecellm_mlx.backend import mx
     from ecellm_mlx.data import prompts
+    from ecellm_mlx.device.backend import mx
 
     encode, text = base.tokenizer.encode, prompts.prompt(row, base.frame)
     ids = {letter: encode(letter)[0] for letter in letters}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecellm_mlx.backend import mx, nn, tree_flatten
+from ecellm_mlx.device.backend import mx, nn, tree_flatten
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.inference import sampling
 from ecellm_mlx.inference.decoding import Decoder, Rule

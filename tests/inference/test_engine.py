@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.device.cpu.packed import NotPackedError, PackedLayer
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.inference import engine, sampling
 from ecellm_mlx.inference.decoding import Decoder, Rule, best_width
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt, common_prefix
-from ecellm_mlx.inference.packed import NotPackedError, PackedLayer
 from ecellm_mlx.models import loading
 
 RNG = np.random.default_rng(0)

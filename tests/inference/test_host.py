@@ -8,9 +8,9 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx
-from ecellm_mlx.inference import host
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.device.cpu import kernels as host
 from ecellm_mlx.models import loading
 
 EXTREME = np.array([-1e4, -200.0, -88.8, -1.0, -0.0, 0.0, 1e-20, 3.0, 90.0, 1e4], np.float32)

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from ecellm_mlx.data.prompts import input_text
-from ecellm_mlx.data.tasks import find
 from ecellm_mlx.inference.session import Session
 from ecellm_mlx.models import loading, lora
+from ecellm_mlx.tasks.registry import find
 
 QUESTION = {"question": "Is it red?", "document": ["It is a red kettle."]}
 
@@ -30,7 +30,7 @@ def request_row(
 @pytest.fixture(scope="module")
 def adapter(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that changes every answer: B is not zero."""
-    from ecellm_mlx.backend import mx
+    from ecellm_mlx.device.backend import mx
 
     base = loading.load(tiny_models["llama"])
     spec = lora.LoraSpec(4, 4.0, 0.0, lora.resolve_targets(base.model, ["all-linear"]))

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx, nn
-from ecellm_mlx.inference import packed
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx, nn
+from ecellm_mlx.device.cpu import packed
+from ecellm_mlx.device.cpu.packed import PackedCache, divided
 from ecellm_mlx.inference.cache import RowCache
 from ecellm_mlx.inference.engine import Engine, Prompt
-from ecellm_mlx.inference.packed import PackedCache, divided
 from ecellm_mlx.models import loading
 
 pytestmark = pytest.mark.skipif(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ecellm_mlx import sample
-from ecellm_mlx.backend import mx
 from ecellm_mlx.data import rows as rows_module
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import AdapterError
 from ecellm_mlx.inference.answers import Answerer
 from ecellm_mlx.models import loading, lora

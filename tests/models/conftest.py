@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from ecellm_mlx.models import hub_client
+from ecellm_mlx.hub import client as hub_client
 from ecellm_mlx.workspace import Workspace
 
 from .fake_hub import FakeHub

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import AdapterError
-from ecellm_mlx.models import exporting, proof
+from ecellm_mlx.export import peft, proof
 
 from converters.errors import ConversionError
 
@@ -36,7 +36,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         get_peft_model(model, settings).save_pretrained(folder / "p")
-    exporting.from_peft(folder / "p", folder / "m", base=str(base))
+    peft.from_peft(folder / "p", folder / "m", base=str(base))
     return folder
 
 
@@ -106,7 +106,7 @@ def test_verify_on_a_quantized_base(
     (base / "model.safetensors").unlink()
     save_model(base, network)
     (base / "config.json").write_text(json.dumps(config))
-    exporting.from_peft(pair / "p", tmp_path / "m", base=str(base))
+    peft.from_peft(pair / "p", tmp_path / "m", base=str(base))
     result = proof.verify(tmp_path / "m", pair / "p", base=str(base))
     assert result.logits
     assert result.logits.max_abs_error < 1e-4
@@ -160,9 +160,9 @@ def test_bad_input_is_one_sentence(pair: Path, tmp_path: Path, ecellm: Any, verb
 
 def test_formats_are_not_mixed_up(pair: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="is a PEFT adapter already"):
-        exporting.to_peft(pair / "p", tmp_path / "out")
+        peft.to_peft(pair / "p", tmp_path / "out")
     with pytest.raises(ConversionError, match="is an MLX adapter"):
-        exporting.from_peft(pair / "m", tmp_path / "out", base=str(pair / "base"))
+        peft.from_peft(pair / "m", tmp_path / "out", base=str(pair / "base"))
     with pytest.raises(ConversionError, match="is a PEFT adapter"):
         proof.verify(pair / "p", pair / "p")
 
@@ -172,8 +172,8 @@ def test_a_base_that_peft_left_unnamed_is_named(pair: Path, tmp_path: Path) -> N
     path = nameless / "adapter_config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "base_model_name_or_path": None}))
-    exporting.from_peft(nameless, tmp_path / "m", base=str(pair / "base"))
-    exporting.to_peft(tmp_path / "m", tmp_path / "back")
+    peft.from_peft(nameless, tmp_path / "m", base=str(pair / "base"))
+    peft.to_peft(tmp_path / "m", tmp_path / "back")
     assert json.loads((tmp_path / "back/adapter_config.json").read_text()) == config
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ecellm_mlx.data.prompts import Frame
-from ecellm_mlx.models import card
+from ecellm_mlx.export import card
 
 
 def test_metrics_of_an_evaluation_stand_on_the_card(

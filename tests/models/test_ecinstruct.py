@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import sample
-from ecellm_mlx.data import ecinstruct, rows
+from ecellm_mlx.data import rows
 from ecellm_mlx.errors import DataError, HubError
+from ecellm_mlx.hub import ecinstruct
 from ecellm_mlx.workspace import Workspace
 
 from .fake_hub import FakeHub

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import importing, loading
 from ecellm_mlx.models.fingerprint import base_fingerprint

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import AdapterError, RecipeError
 from ecellm_mlx.models import loading, lora
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx.backend import mx, nn, tree_flatten, tree_map
+from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_map
 from ecellm_mlx.errors import RecipeError
 from ecellm_mlx.models import loading, lora
 from ecellm_mlx.training import adapter

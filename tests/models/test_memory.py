@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import planning, runtime, sample
-from ecellm_mlx.backend import mx
+from ecellm_mlx import sample
 from ecellm_mlx.data import batches, encoding, rows
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.distributed import ranks
 from ecellm_mlx.errors import JobError
-from ecellm_mlx.models import loading, lora, memory, shape
-from ecellm_mlx.training import ranks, recompute
+from ecellm_mlx.models import loading, lora, memory, planning, shape
+from ecellm_mlx.training import recompute
 from ecellm_mlx.training.launch import launch
 from ecellm_mlx.training.recipe import Recipe, from_values
 from ecellm_mlx.training.step import OptimizerStep

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecellm_mlx.backend import mx, nn
+from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.errors import AdapterError, UsageError
-from ecellm_mlx.models import divergence, loading, lora, merging
+from ecellm_mlx.export import divergence, write
+from ecellm_mlx.models import loading, lora
 from ecellm_mlx.models.fingerprint import verify_safetensors, weight_files
 
 from converters.errors import ConversionError
@@ -83,7 +84,7 @@ def make_adapter(
 @pytest.fixture(scope="module")
 def quantized_phi(tiny_models: dict[str, Path], tmp_path_factory: Any) -> Path:
     out = tmp_path_factory.mktemp("quantized") / "phi-4bit"
-    return merging.quantize(str(tiny_models["phi"]), out, bits=4, measure=False).path
+    return write.quantize(str(tiny_models["phi"]), out, bits=4, measure=False).path
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
@@ -94,13 +95,13 @@ def test_fused_logits_are_the_unfused_ones(
     base = tiny_models[name]
     adapter = make_adapter(tmp_path / "a", base, EVERYTHING[name], dora)
     expected = logits(base, adapter)
-    written = merging.fuse(adapter, tmp_path / "fused")
+    written = write.fuse(adapter, tmp_path / "fused")
     assert np.abs(expected - logits(base)).max() > 0.1, "the adapter must matter"
     assert np.abs(logits(written.path) - expected).max() < 1e-4
     tied = json.loads((written.path / "config.json").read_text())["tie_word_embeddings"]
     assert tied == (name == "llama")
 
-    hf = merging.export_hf(merging.Source(str(base), adapter), tmp_path / "hf")
+    hf = write.export_hf(write.Source(str(base), adapter), tmp_path / "hf")
     assert np.abs(torch_logits(hf.path) - expected).max() < 1e-4
 
 
@@ -111,7 +112,7 @@ def test_each_layer_is_fused_with_its_own_rank_and_scale(tiny: Path, tmp_path: P
     }
     adapter = make_adapter(tmp_path / "a", tiny, ["all-linear"], own=own)
     expected = logits(tiny, adapter)
-    fused = merging.fuse(adapter, tmp_path / "fused")
+    fused = write.fuse(adapter, tmp_path / "fused")
     assert np.abs(logits(fused.path) - expected).max() < 1e-4
     same = make_adapter(tmp_path / "b", tiny, ["all-linear"])
     assert np.abs(logits(tiny, same) - expected).max() > 0.01
@@ -122,8 +123,8 @@ def test_no_more_than_a_few_tensors_are_in_memory(smollm2: Path, tmp_path: Path)
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    written = merging.export_hf(
-        merging.Source(str(smollm2), adapter), tmp_path / "hf", dtype="float32"
+    written = write.export_hf(
+        write.Source(str(smollm2), adapter), tmp_path / "hf", dtype="float32"
     )
     # The embedding alone has 113 MB in float32, with what its check takes three times that.
     assert written.size_bytes > 530e6
@@ -134,12 +135,12 @@ def test_no_more_than_a_few_tensors_are_in_memory(smollm2: Path, tmp_path: Path)
 def test_an_exported_model_has_the_logits_that_peft_computes(
     tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    from ecellm_mlx.models import exporting
+    from ecellm_mlx.export import peft as exporting
 
     base = tiny_models["mistral"]
     adapter = make_adapter(tmp_path / "a", base, ["all-linear", "lm_head"])
     exporting.to_peft(adapter, tmp_path / "peft", base=str(base))
-    merging.export_hf(merging.Source(str(base), adapter), tmp_path / "hf")
+    write.export_hf(write.Source(str(base), adapter), tmp_path / "hf")
     difference = torch_logits(tmp_path / "hf") - torch_logits(base, tmp_path / "peft")
     assert np.abs(difference).max() < 1e-4
 
@@ -150,10 +151,10 @@ def test_a_quantized_base_is_dequantized_exactly(
 ) -> None:
     adapter = make_adapter(tmp_path / "a", quantized_phi, ["all-linear", "lm_head"], dora)
     expected = logits(quantized_phi, adapter)
-    written = merging.fuse(adapter, tmp_path / "fused")
+    written = write.fuse(adapter, tmp_path / "fused")
     assert not any(name.endswith(".scales") for name in tensors(written.path))
     assert np.abs(logits(written.path) - expected).max() < 1e-4
-    config = merging.export_hf(merging.Source(str(quantized_phi), adapter), tmp_path / "hf")
+    config = write.export_hf(write.Source(str(quantized_phi), adapter), tmp_path / "hf")
     assert "quantization" not in json.loads((config.path / "config.json").read_text())
     assert np.abs(torch_logits(config.path) - expected).max() < 1e-4
 
@@ -162,7 +163,7 @@ def test_a_fused_model_runs_in_mlx_lm(tiny_models: dict[str, Path], tmp_path: Pa
     from mlx_lm import generate, load
 
     adapter = make_adapter(tmp_path / "a", tiny_models["llama"], ["all-linear"])
-    written = merging.fuse(adapter, tmp_path / "fused", bits=4, measure=False)
+    written = write.fuse(adapter, tmp_path / "fused", bits=4, measure=False)
     model, tokenizer = load(str(written.path))
     assert isinstance(model.model.layers[0].mlp.up_proj, nn.QuantizedLinear)
     assert isinstance(generate(model, tokenizer, "Answer:", max_tokens=3), str)
@@ -170,9 +171,9 @@ def test_a_fused_model_runs_in_mlx_lm(tiny_models: dict[str, Path], tmp_path: Pa
 
 def test_shards_hold_every_tensor_once(tiny: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "a", tiny, ["all-linear"])
-    whole = merging.fuse(adapter, tmp_path / "whole")
-    source = merging.Source(str(tiny), adapter)
-    shards = merging.export_hf(source, tmp_path / "shards", max_shard_bytes=30_000)
+    whole = write.fuse(adapter, tmp_path / "whole")
+    source = write.Source(str(tiny), adapter)
+    shards = write.export_hf(source, tmp_path / "shards", max_shard_bytes=30_000)
     files = weight_files(shards.path)
     assert len(files) > 3
     for file in files:
@@ -188,7 +189,7 @@ def test_float_types_are_kept_apart(tiny: Path, tmp_path: Path, dtype: str) -> N
     import torch
     from transformers import AutoModelForCausalLM
 
-    merging.export_hf(merging.Source(str(tiny), None), tmp_path / "hf", dtype=dtype)
+    write.export_hf(write.Source(str(tiny), None), tmp_path / "hf", dtype=dtype)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto")
     assert model.dtype == getattr(torch, dtype)
     weight = model.model.layers[0].mlp.up_proj.weight
@@ -203,7 +204,7 @@ def test_values_that_float16_cannot_hold_are_refused(tiny: Path, tmp_path: Path)
     mx.eval(large)
     mx.save_safetensors(str(path), large)
     with pytest.raises(ConversionError, match=r"down_proj\.weight .* --dtype bfloat16"):
-        merging.fuse(adapter, tmp_path / "fused", dtype="float16")
+        write.fuse(adapter, tmp_path / "fused", dtype="float16")
     assert not [path for path in tmp_path.iterdir() if "fused" in path.name]
 
 
@@ -211,7 +212,7 @@ def test_untouched_layers_of_a_quantized_base_stay_bit_for_bit(
     quantized_phi: Path, tmp_path: Path
 ) -> None:
     adapter = make_adapter(tmp_path / "a", quantized_phi, ["q_proj"])
-    written = merging.fuse(adapter, tmp_path / "fused", bits=4, measure=False)
+    written = write.fuse(adapter, tmp_path / "fused", bits=4, measure=False)
     before, after = tensors(quantized_phi), tensors(written.path)
     assert before.keys() == after.keys()
     changed = {
@@ -224,8 +225,8 @@ def test_untouched_layers_of_a_quantized_base_stay_bit_for_bit(
 
 def test_keep_adapted_stores_the_fine_tune_finer(quantized_phi: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "a", quantized_phi, ["q_proj", "fc2"])
-    coarse = merging.fuse(adapter, tmp_path / "coarse", bits=4)
-    finer = merging.fuse(adapter, tmp_path / "finer", bits=4, keep_adapted=True)
+    coarse = write.fuse(adapter, tmp_path / "coarse", bits=4)
+    finer = write.fuse(adapter, tmp_path / "finer", bits=4, keep_adapted=True)
     entries = json.loads((finer.path / "config.json").read_text())["quantization"]
     assert entries["model.layers.1.mlp.fc2"] == {
         "group_size": 64, "bits": 8, "mode": "affine"
@@ -258,11 +259,11 @@ def test_contradictions_and_wrong_bases_are_refused(
 ) -> None:
     adapter = make_adapter(tmp_path / "a", tiny_models["llama"], ["q_proj"])
     with pytest.raises(UsageError, match="--keep-adapted"):
-        merging.fuse(adapter, tmp_path / "out", keep_adapted=True)
+        write.fuse(adapter, tmp_path / "out", keep_adapted=True)
     with pytest.raises(UsageError, match="3 bits"):
-        merging.fuse(adapter, tmp_path / "out", bits=3)
+        write.fuse(adapter, tmp_path / "out", bits=3)
     with pytest.raises(AdapterError, match="another base"):
-        merging.fuse(adapter, tmp_path / "out", base=str(tiny_models["mistral"]))
+        write.fuse(adapter, tmp_path / "out", base=str(tiny_models["mistral"]))
     assert not (tmp_path / "out").exists()
 
 

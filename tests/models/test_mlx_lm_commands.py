@@ -15,7 +15,8 @@ from ecellm_mlx import sample
 from ecellm_mlx.data import rows
 from ecellm_mlx.data.prompts import frame_for, prompt
 from ecellm_mlx.errors import AdapterError
-from ecellm_mlx.models import exporting, loading, lora, proof
+from ecellm_mlx.export import peft, proof
+from ecellm_mlx.models import loading, lora
 
 PROMPT, TOKENS = "Is this bag blue?", 6
 
@@ -71,8 +72,8 @@ def test_what_mlx_lm_trains_converts_to_peft(
     assert all(".layers.1." in name for name in info.spec.modules)
 
     with pytest.raises(AdapterError, match="--base"):
-        exporting.to_peft(tmp_path / "a", tmp_path / "p")
-    exporting.to_peft(tmp_path / "a", tmp_path / "p", base=str(base))
+        peft.to_peft(tmp_path / "a", tmp_path / "p")
+    peft.to_peft(tmp_path / "a", tmp_path / "p", base=str(base))
     result = proof.verify(tmp_path / "a", tmp_path / "p", base=str(base))
     result.require_equal()
     assert result.updates.bit_identical
@@ -80,7 +81,7 @@ def test_what_mlx_lm_trains_converts_to_peft(
     assert result.logits.max_abs_error < 1e-4
     assert result.logits.effect > 1e-3
 
-    exporting.from_peft(tmp_path / "p", tmp_path / "b", base=str(base))
+    peft.from_peft(tmp_path / "p", tmp_path / "b", base=str(base))
     again = json.loads((tmp_path / "b/adapter_config.json").read_text())
     assert {k: v for k, v in again.items() if k != "ecellm"} == config
 
@@ -109,7 +110,7 @@ def test_mlx_lm_generates_with_our_adapter_what_peft_does(
         warnings.simplefilter("ignore")
         adapted = get_peft_model(model, settings).eval()
         adapted.save_pretrained(tmp_path / "p")
-    exporting.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
+    peft.from_peft(tmp_path / "p", tmp_path / "m", base=str(base))
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     start = tokenizer.encode(PROMPT)

@@ -11,8 +11,8 @@ import huggingface_hub
 import pytest
 
 from ecellm_mlx.errors import HubError
+from ecellm_mlx.hub.download import PullProgress, plan, pull
 from ecellm_mlx.models.fingerprint import verify_safetensors
-from ecellm_mlx.models.hub import PullProgress, plan, pull
 from ecellm_mlx.models.registry import REGISTRY, installed, resolve
 from ecellm_mlx.models.source import read_source
 from ecellm_mlx.workspace import Workspace

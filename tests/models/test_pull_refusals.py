@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from ecellm_mlx.errors import HubError, ModelError, UsageError
-from ecellm_mlx.models.hub import plan, pull
+from ecellm_mlx.hub.download import plan, pull
 from ecellm_mlx.workspace import Workspace
 
 from .fake_hub import FakeHub

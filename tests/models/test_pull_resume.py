@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from ecellm_mlx.errors import HubError, StorageError
-from ecellm_mlx.models import hub as hub_module
-from ecellm_mlx.models import hub_client
-from ecellm_mlx.models.hub import PullProgress, plan, pull
+from ecellm_mlx.hub import client
+from ecellm_mlx.hub import download as hub_module
+from ecellm_mlx.hub.download import PullProgress, plan, pull
 from ecellm_mlx.models.registry import installed
 from ecellm_mlx.workspace import Workspace
 
@@ -39,7 +39,7 @@ def test_a_lost_connection_is_taken_up_where_it_broke(hub: FakeHub, space: Works
 def test_a_second_pull_fetches_only_what_the_first_did_not(
     hub: FakeHub, space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_client, "RETRIES", 0)
+    monkeypatch.setattr(client, "RETRIES", 0)
     hub.drops[WEIGHTS] = [1_000_000, 0]
     with pytest.raises(HubError, match=r"failed 1 times at 1,000,000 of .*goes on from there"):
         pull(REPO, workspace=space)
@@ -76,7 +76,7 @@ def test_a_pull_that_its_caller_stops_can_go_on(hub: FakeHub, space: Workspace) 
 
 def test_a_killed_pull_can_go_on(hub: FakeHub, space: Workspace) -> None:
     hub.stall = {WEIGHTS}
-    code = f"from ecellm_mlx.models.hub import pull; pull({REPO!r})"
+    code = f"from ecellm_mlx.hub.download import pull; pull({REPO!r})"
     home = str(space.home)
     settings = {"ECELLM_HOME": home, "HF_HOME": home, "HF_HUB_OFFLINE": "0"}
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | settings)
@@ -147,7 +147,7 @@ def test_a_branch_that_moves_during_a_pull_does_not_mix_commits(
 def test_parts_of_another_commit_are_not_continued(
     hub: FakeHub, space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_client, "RETRIES", 0)
+    monkeypatch.setattr(client, "RETRIES", 0)
     hub.drops[WEIGHTS] = [1_000_000, 0]
     with pytest.raises(HubError):
         pull(REPO, workspace=space)
@@ -207,7 +207,7 @@ def test_a_full_disk_is_noticed_before_the_download(
 def test_a_disk_that_fills_up_keeps_what_arrived(
     hub: FakeHub, space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = hub_client._writing
+    original = client._writing
 
     def limited(path: Path, mode: str):  # type: ignore[no-untyped-def]
         if path.name.startswith(WEIGHTS):
@@ -217,10 +217,10 @@ def test_a_disk_that_fills_up_keeps_what_arrived(
 
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    monkeypatch.setattr(hub_client, "_writing", limited)
+    monkeypatch.setattr(client, "_writing", limited)
     with pytest.raises(StorageError, match=r"the disk is full; free some space"):
         pull(REPO, workspace=space)
-    monkeypatch.setattr(hub_client, "_writing", original)
+    monkeypatch.setattr(client, "_writing", original)
     assert pull(REPO, workspace=space).bytes_downloaded == len(FILES[WEIGHTS])
 
 

@@ -11,9 +11,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from ecellm_mlx.backend import mx
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import EcellmError, HubError, UsageError
-from ecellm_mlx.models import loading, lora, pushing
+from ecellm_mlx.export import publish
+from ecellm_mlx.models import loading, lora
 
 from .fake_hub import FakeHub
 from .fake_uploads import TOKEN
@@ -64,10 +65,10 @@ def local(folder: Path) -> dict[str, bytes]:
 def test_a_push_publishes_the_folders_files_and_nothing_else(
     hub: FakeHub, folder: Path
 ) -> None:
-    planned = pushing.plan(folder, REPO, private=True)
+    planned = publish.plan(folder, REPO, private=True)
     assert not planned.exists
     assert planned.bytes_to_send == sum(map(len, local(folder).values()))
-    url = pushing.push(planned)
+    url = publish.push(planned)
     assert on_hub(hub) == local(folder)
     assert hub.repos[REPO].private
     assert url.startswith(f"{hub.url}/{REPO}/commit/")
@@ -75,17 +76,17 @@ def test_a_push_publishes_the_folders_files_and_nothing_else(
 
 
 def test_a_second_push_sends_only_what_changed(hub: FakeHub, folder: Path) -> None:
-    pushing.push(pushing.plan(folder, REPO))
+    publish.push(publish.plan(folder, REPO))
     hub.uploads.sent.clear()
     (folder / "config.json").write_text('{"model_type": "phi"}')
-    planned = pushing.plan(folder, REPO)
+    planned = publish.plan(folder, REPO)
     assert planned.exists
     assert {name for name, _ in planned.files} - planned.unchanged == {"config.json"}
-    pushing.push(planned)
+    publish.push(planned)
     assert hub.uploads.sent == []
     assert on_hub(hub) == local(folder)
     commits = len(hub.uploads.messages)
-    pushing.push(pushing.plan(folder, REPO))
+    publish.push(publish.plan(folder, REPO))
     assert len(hub.uploads.messages) == commits, "nothing changed, so nothing is committed"
 
 
@@ -99,12 +100,12 @@ def test_an_interrupted_push_goes_on(hub: FakeHub, folder: Path) -> None:
             hub.uploads.lost = 100
 
     with pytest.raises(HubError, match="not sent twice"):
-        pushing.push(pushing.plan(folder, REPO), report)
+        publish.push(publish.plan(folder, REPO), report)
     first = list(hub.uploads.sent)
     assert len(first) == 1
     assert on_hub(hub) == {}, "a reader of the hub sees no half model"
     hub.uploads.lost = 0
-    pushing.push(pushing.plan(folder, REPO))
+    publish.push(publish.plan(folder, REPO))
     assert hub.uploads.sent.count(first[0]) == 1
     assert on_hub(hub) == local(folder)
 
@@ -127,7 +128,7 @@ def test_a_run_is_published_as_its_adapter_with_a_card(
     (run / "job.json").write_text(
         json.dumps({"kind": "train", "config": config, "fingerprints": {"train": "ab" * 32}})
     )
-    pushing.push(pushing.plan(run, REPO))
+    publish.push(publish.plan(run, REPO))
     files = on_hub(hub)
     assert files.keys() == {"adapters.safetensors", "adapter_config.json", "README.md"}
     text = files["README.md"].decode()
@@ -145,21 +146,21 @@ def test_a_run_is_published_as_its_adapter_with_a_card(
 def test_refusals_say_what_to_do(
     hub: FakeHub, folder: Path, status: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = pushing.plan(folder, REPO)
+    planned = publish.plan(folder, REPO)
     hub.uploads.refuse = status
     with pytest.raises(HubError, match=message):
-        pushing.push(planned)
+        publish.push(planned)
     assert REPO not in hub.repos
 
 
 def test_tokens(hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(HubError, match="needs a token"):
-        pushing.plan(folder, REPO)
+        publish.plan(folder, REPO)
     assert hub.requests == [], "nothing is asked without a token"
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
     with pytest.raises(HubError, match="wrong or expired"):
-        pushing.push(pushing.plan(folder, REPO))
+        publish.push(publish.plan(folder, REPO))
 
 
 def test_an_unreachable_hub(
@@ -167,29 +168,29 @@ def test_an_unreachable_hub(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match="check the connection"):
-        pushing.plan(folder, REPO)
+        publish.plan(folder, REPO)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     with pytest.raises(HubError, match="offline mode"):
-        pushing.plan(folder, REPO)
+        publish.plan(folder, REPO)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     huggingface_hub.close_session()
 
 
 def test_what_must_not_be_published(hub: FakeHub, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="owner/name"):
-        pushing.plan(folder, "just-a-name")
+        publish.plan(folder, "just-a-name")
     hub.commit(REPO, {"README.md": b"public"})
     with pytest.raises(UsageError, match="is public"):
-        pushing.plan(folder, REPO, private=True)
+        publish.plan(folder, REPO, private=True)
     shard = folder / "model-00001-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(EcellmError, match="truncated"):
-        pushing.plan(folder, REPO)
+        publish.plan(folder, REPO)
     shutil.rmtree(folder)
     folder.mkdir()
     with pytest.raises(EcellmError, match="no weights"):
-        pushing.plan(folder, REPO)
+        publish.plan(folder, REPO)
 
 
 def test_the_command_shows_sizes_and_a_dry_run_sends_nothing(

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx, nn
 from ecellm_mlx.data import rows as rows_module
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx, nn
+from ecellm_mlx.device.cpu import quantized
 from ecellm_mlx.inference.answers import Answerer
-from ecellm_mlx.models import loading, lora, quantized
+from ecellm_mlx.models import loading, lora
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])

@@ -230,7 +230,7 @@ def test_the_users_workspace_is_the_default(
 
 def test_importing_these_modules_is_cheap() -> None:
     code = (
-        "import sys, ecellm_mlx.models.hub, ecellm_mlx.models.fingerprint; "
+        "import sys, ecellm_mlx.hub.download, ecellm_mlx.models.fingerprint; "
         "print([m for m in ('mlx', 'mlx_lm', 'transformers', 'huggingface_hub', 'numpy') "
         "if m in sys.modules])"
     )

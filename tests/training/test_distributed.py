@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecellm_mlx import events, jobs
-from ecellm_mlx.backend import mx
+from ecellm_mlx import jobs
 from ecellm_mlx.data import rows
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.jobs import events
 from ecellm_mlx.training import checkpoint
 from tests.conftest import write_rows
 

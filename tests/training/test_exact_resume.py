@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import events, jobs
-from ecellm_mlx.backend import mx
+from ecellm_mlx import jobs
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.jobs import events
 from ecellm_mlx.training import checkpoint
 from ecellm_mlx.training.launch import launch
 

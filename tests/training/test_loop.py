@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecellm_mlx import events, jobs
-from ecellm_mlx.backend import mx, nn, tree_map
+from ecellm_mlx import jobs
 from ecellm_mlx.data import batches, encoding, rows
+from ecellm_mlx.device.backend import mx, nn, tree_map
+from ecellm_mlx.device.cpu import row_threads
+from ecellm_mlx.distributed import ranks
 from ecellm_mlx.errors import DataError, JobError
+from ecellm_mlx.jobs import events
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import checkpoint, loop, loss, ranks, row_threads, validation
+from ecellm_mlx.training import checkpoint, loop, loss, validation
 from ecellm_mlx.training import step as step_module
 from ecellm_mlx.training.launch import launch
 

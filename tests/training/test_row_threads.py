@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import runtime, sample
-from ecellm_mlx.backend import mx, nn, tree_flatten
+from ecellm_mlx import sample
 from ecellm_mlx.data import batches, encoding, rows
 from ecellm_mlx.data.batches import Batch
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx, nn, tree_flatten
+from ecellm_mlx.device.cpu.row_threads import RowThreads, replica
 from ecellm_mlx.models import loading, lora
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.recompute import recompute_blocks
-from ecellm_mlx.training.row_threads import RowThreads, replica
 
 DROPOUT = 0.3
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ecellm_mlx.backend import mx, nn, tree_flatten
+from ecellm_mlx.device.backend import mx, nn, tree_flatten
+from ecellm_mlx.device.cpu import gradients
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import host, loss
+from ecellm_mlx.training import loss
 
 
 def close(a: mx.array, b: mx.array) -> bool:
@@ -36,11 +37,11 @@ def normal(seed: int, *shape: int, spread: float = 1.0) -> mx.array:
 @pytest.mark.parametrize("shape", [(3, 70, 64), (2, 1, 5), (1, 300, 1000)])
 def test_swiglu(shape: tuple[int, ...]) -> None:
     gate = normal(1, *shape, spread=30.0)
-    assert_same(host.swiglu, lambda g, u: nn.silu(g) * u, gate, normal(2, *shape))
+    assert_same(gradients.swiglu, lambda g, u: nn.silu(g) * u, gate, normal(2, *shape))
 
 
 def test_gelu() -> None:
-    assert_same(host.gelu_approx, nn.gelu_approx, normal(3, 4, 50, 96, spread=4.0))
+    assert_same(gradients.gelu_approx, nn.gelu_approx, normal(3, 4, 50, 96, spread=4.0))
 
 
 @pytest.mark.parametrize("length", [2, 63, 64, 65, 200])
@@ -52,12 +53,14 @@ def test_causal_attention(length: int, heads: int, key_heads: int) -> None:
     def theirs(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask="causal")
 
-    assert_same(lambda q, k, v: host.attention(q, k, v, 0.3), theirs, queries, keys, values)
+    assert_same(
+        lambda q, k, v: gradients.attention(q, k, v, 0.3), theirs, queries, keys, values
+    )
 
 
 def test_attention_of_very_large_scores_stays_finite() -> None:
     queries = normal(7, 1, 2, 70, 8, spread=1e4)
-    output = host.attention(queries, queries, queries, 1.0)
+    output = gradients.attention(queries, queries, queries, 1.0)
     assert bool(mx.isfinite(output).all())
 
 
@@ -69,7 +72,7 @@ def test_lora_linear(bias: bool, dropout: bool) -> None:
     mask = mx.random.bernoulli(0.7, x.shape, key=mx.random.key(13)) if dropout else None
 
     def ours(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
-        return host.lora_linear(x, a, b, layer, 0.5, mask, 0.7)
+        return gradients.lora_linear(x, a, b, layer, 0.5, mask, 0.7)
 
     def theirs(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
         dropped = x if mask is None else x * mask / 0.7
@@ -85,7 +88,7 @@ def test_cross_entropy() -> None:
         return nn.losses.cross_entropy(logits, targets, reduction="sum")
 
     logits = normal(14, 4, 50, spread=20.0)
-    assert_same(lambda x: host.cross_entropy(x, targets), theirs, logits)
+    assert_same(lambda x: gradients.cross_entropy(x, targets), theirs, logits)
 
 
 def test_the_head_never_has_all_logits(
@@ -101,11 +104,11 @@ def test_the_head_never_has_all_logits(
             return loss.head_loss(model, hidden, targets)
 
         def ours(hidden: mx.array, model=model, targets=targets) -> mx.array:
-            return host.head_loss(model, hidden, targets)
+            return gradients.head_loss(model, hidden, targets)
 
         hidden = normal(15, 5, 32, spread=20.0)
         width = model.args.vocab_size
-        monkeypatch.setattr(host, "HEAD_BYTES", 4 * width * 2)
+        monkeypatch.setattr(gradients, "HEAD_BYTES", 4 * width * 2)
         model.train()
         assert_same(ours, theirs, hidden)
         model.eval()
@@ -123,7 +126,7 @@ def test_a_trained_head_keeps_its_gradient(tiny: Path) -> None:
         return dict(tree_flatten(found))
 
     expected = gradient()
-    with host.HostGradients(model).active():
+    with gradients.HostGradients(model).active():
         found = gradient()
     assert any(mx.abs(array).max() > 0 for array in expected.values())
     for name, array in expected.items():

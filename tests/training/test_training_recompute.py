@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecellm_mlx import runtime
-from ecellm_mlx.backend import mx, nn, tree_flatten
 from ecellm_mlx.data.batches import Batch
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx, nn, tree_flatten
+from ecellm_mlx.device.cpu.gradients import HostGradients
 from ecellm_mlx.models import lora
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import AdapterDropout, Extent
-from ecellm_mlx.training.host import HostGradients
 from ecellm_mlx.training.recompute import recompute_blocks
 
 BLOCKS, ROWS, LENGTH, VOCABULARY = 12, 4, 256, 20_000

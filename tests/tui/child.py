@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx import events, jobs
+from ecellm_mlx import jobs
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.jobs import Control, JobContext, RunDirectory
+from ecellm_mlx.jobs import Control, JobContext, RunDirectory, events
 
 
 def run_job(context: JobContext) -> tuple[str, dict[str, Any]]:

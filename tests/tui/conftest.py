@@ -19,9 +19,9 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from ecellm_mlx import events, jobs
-from ecellm_mlx.events import EventWriter
-from ecellm_mlx.jobs import RunDirectory, State, Status
+from ecellm_mlx import jobs
+from ecellm_mlx.jobs import RunDirectory, State, Status, events
+from ecellm_mlx.jobs.events import EventWriter
 from tui import device
 
 CHILD = Path(__file__).with_name("child.py")
@@ -179,7 +179,7 @@ def text_of(app: App[Any], selector: str) -> str:
 @pytest.fixture(scope="session")
 def trained(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training run of the tiny model, with an adapter that says other things."""
-    from ecellm_mlx.backend import mx
+    from ecellm_mlx.device.backend import mx
     from ecellm_mlx.models import loading, lora
 
     base = loading.load(tiny_models["llama"])

@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hsettings
 from hypothesis import strategies as st
 
-from ecellm_mlx import events
-from ecellm_mlx.jobs import State, Status
+from ecellm_mlx.jobs import State, Status, events
 from tui import formats, runs
 from tui.follow import Follower
 from tui.history import Curve, RunHistory

@@ -10,8 +10,7 @@ import pytest
 from conftest import job, screen_text, step, text_of, until, written
 from textual.widgets import DataTable
 
-from ecellm_mlx import events
-from ecellm_mlx.jobs import RunDirectory, State
+from ecellm_mlx.jobs import RunDirectory, State, events
 from tui.app import EcellmApp
 from tui.screens.run import RunScreen
 

@@ -15,8 +15,8 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Select, TextArea
 
 from ecellm_mlx.data.prompts import input_text
-from ecellm_mlx.data.tasks import TASKS, find
 from ecellm_mlx.errors import EcellmError
+from ecellm_mlx.tasks.registry import TASKS, find
 from tui import task_form
 from tui.app import EcellmApp
 from tui.screens import playground

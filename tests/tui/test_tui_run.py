@@ -10,8 +10,7 @@ from conftest import job, screen_text, step, text_of, until, written
 from textual.pilot import Pilot
 from textual.widgets import Button, OptionList
 
-from ecellm_mlx import events
-from ecellm_mlx.jobs import RunDirectory, State
+from ecellm_mlx.jobs import RunDirectory, State, events
 from tui.app import EcellmApp
 from tui.messages import RunChosen
 from tui.screens.picker import RunPicker

@@ -20,9 +20,9 @@ import pytest
 from conftest import screen_text, step, until
 from textual.pilot import Pilot
 
-from ecellm_mlx import events, jobs, sample
-from ecellm_mlx.events import EventWriter
-from ecellm_mlx.jobs import State, Status
+from ecellm_mlx import jobs, sample
+from ecellm_mlx.jobs import State, Status, events
+from ecellm_mlx.jobs.events import EventWriter
 from tui import child, device
 from tui.app import EcellmApp
 from tui.device import Machine

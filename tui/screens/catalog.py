@@ -17,8 +17,8 @@ from textual.widgets import Button, DataTable, Input, Label, Select, Static
 from textual.worker import get_current_worker
 
 from ecellm_mlx import jobs
-from ecellm_mlx.data.tasks import Kind, Task, find
 from ecellm_mlx.errors import EcellmError
+from ecellm_mlx.tasks.registry import Kind, Task, find
 from tui import child, found
 from tui.cells import BAD, cell
 from tui.child import command_line

@@ -338,7 +338,7 @@ def _key(task: str, setting: str, split: str) -> str:
 
 
 def _short_task(name: str) -> str:
-    from ecellm_mlx.data.tasks import TASKS
+    from ecellm_mlx.tasks.registry import TASKS
 
     return TASKS[name].short if name in TASKS else name
 

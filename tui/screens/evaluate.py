@@ -21,9 +21,9 @@ from textual.widgets import Button, DataTable, Input, Label, Static
 from textual.worker import get_current_worker
 
 from ecellm_mlx import jobs
-from ecellm_mlx.data.tasks import TASKS, find
 from ecellm_mlx.errors import EcellmError
 from ecellm_mlx.jobs import RunDirectory, State
+from ecellm_mlx.tasks.registry import TASKS, find
 from tui import child, evaluations, formats, found
 from tui.cells import BAD, GOOD, cell
 from tui.child import command_line

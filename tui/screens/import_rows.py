@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 from textual.worker import get_current_worker
 
-from ecellm_mlx.data.tasks import TASKS, Kind, find
+from ecellm_mlx.tasks.registry import TASKS, Kind, find
 from tui import child
 from tui.child import command_line
 from tui.messages import TableRead

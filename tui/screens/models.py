@@ -277,8 +277,8 @@ def _entries() -> list[ModelEntry]:
 
 def _fit(name: str) -> dict[str, str]:
     """Whether training fits into this machine's memory, on rows of ECInstruct's lengths."""
-    from ecellm_mlx import planning, runtime
-    from ecellm_mlx.models import memory, shape
+    from ecellm_mlx.device import runtime
+    from ecellm_mlx.models import memory, planning, shape
     from ecellm_mlx.training.recipe import Recipe
 
     try:

@@ -18,8 +18,8 @@ from textual.message import Message
 from textual.widgets import Button, Input, Label, Select, TextArea
 from textual.worker import get_current_worker
 
-from ecellm_mlx.data.tasks import TASKS, Task, find
 from ecellm_mlx.errors import EcellmError
+from ecellm_mlx.tasks.registry import TASKS, Task, find
 from tui import found, task_form
 from tui.child import command_line
 from tui.found import Options

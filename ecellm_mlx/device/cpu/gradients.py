@@ -1,0 +1,497 @@
+"""Forward and backward arithmetic that MLX's CPU backend is slow at, done on the host.
+
+What ``ecellm_mlx.device.cpu.kernels`` does for inference, with gradients: exponentials are
+NumPy's, matrix products stay with MLX, whose BLAS is fast. In a training step of a
+small model attention's softmax and SwiGLU otherwise take as long as all products of
+the base. Attention keeps its inputs only and computes its weights again on the way
+back, never more than one layer's at a time. On other devices nothing is replaced.
+
+The host reads arrays, so they are computed while the graph is still being built, and
+MLX then keeps everything that led to them. Each function here therefore returns a copy
+without a past: what stays in memory are its inputs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecellm_mlx.device import runtime
+from ecellm_mlx.device.backend import mx, nn, tree_flatten
+from ecellm_mlx.device.cpu.kernels import MODELS, HostKernels, float32_or
+from ecellm_mlx.device.cpu.softmax import exponentials
+from ecellm_mlx.models import body
+from ecellm_mlx.models.memory import HEAD_BYTES
+from ecellm_mlx.training import loss
+from ecellm_mlx.training.dropout import KeyedDropout
+
+# Values that are worked on at once (256 KB of each array), to stay in cache.
+BLOCK = 1 << 16
+# Rows of scores between which the causal edge moves on.
+QUERY_BLOCK = 64
+GELU_INNER = 2 * (2 / np.pi) ** 0.5
+GELU_CUBE = 0.044715
+
+Array = NDArray[np.float32]
+
+
+def _differentiable(function: Callable[..., mx.array]) -> Any:
+    """``mx.custom_function``, whose calls are typed as objects."""
+    return mx.custom_function(function)
+
+
+class HostGradients(HostKernels):
+    """The functions of one model that the host computes instead while it trains.
+
+    Forward and backward pass must both lie within ``active``: recomputed blocks run
+    their forward pass during the backward one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._swaps: list[tuple[ModuleType | type, str, Any]] = []
+        if not runtime.prepare().on_cpu:
+            return
+        names = {type(module).__module__ for module in model.modules()}
+        for module in (sys.modules[name] for name in sorted(names) if name.startswith(MODELS)):
+            if original := getattr(module, "scaled_dot_product_attention", None):
+                swap = _attention_or(original)
+                self._swaps.append((module, "scaled_dot_product_attention", swap))
+            if original := getattr(module, "swiglu", None):
+                self._swaps.append((module, "swiglu", float32_or(swiglu, original)))
+        from mlx_lm.tuner.lora import LoRALinear  # noqa: TID251
+
+        for kind in {
+            type(module) for name, module in model.named_modules() if _cheap(name, module)
+        }:
+            self._swaps.append((kind, "__call__", _sealed(kind.__call__)))
+        for kind in {type(block) for block in model.layers}:
+            self._swaps.append((kind, "__call__", _cutting(kind.__call__)))
+        self._swaps.append((LoRALinear, "__call__", _lora_or(LoRALinear.__call__)))
+        for name, choose in (
+            ("cross_entropy", _cross_entropy_or),
+            ("head_loss", _head_loss_or),
+        ):
+            self._swaps.append((loss, name, choose(getattr(loss, name))))
+        original = nn.gelu_approx
+        self._swaps.append((nn, "gelu_approx", float32_or(gelu_approx, original)))
+
+
+@_differentiable
+def swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    """silu(gate) · x, of any shape, float32."""
+    result = np.empty(gate.shape, np.float32)
+    for g, u, out in _blocks(gate, x, result):
+        _sigmoid(g, out)
+        out *= g
+        out *= u
+    return mx.array(result)
+
+
+def _swiglu_vjp(
+    primals: tuple[mx.array, mx.array], cotangent: mx.array, _output: mx.array
+) -> tuple[mx.array, mx.array]:
+    """With s = sigmoid(g): dx = dy · g s, dg = dy · x · s (1 + g (1 − s))."""
+    gate, x = primals
+    d_gate, d_x = np.empty(gate.shape, np.float32), np.empty(gate.shape, np.float32)
+    for g, u, dy, dg, dx in _blocks(gate, x, cotangent, d_gate, d_x):
+        s = _sigmoid(g, dx)
+        # dg first holds s (1 + g (1 − s)) = s + g s − g s².
+        np.multiply(g, s, out=dg)
+        silu = dg.copy()
+        dg *= s
+        np.subtract(silu, dg, out=dg)
+        dg += s
+        dg *= u
+        dg *= dy
+        np.multiply(silu, dy, out=dx)
+    return mx.array(d_gate), mx.array(d_x)
+
+
+swiglu.vjp(_swiglu_vjp)
+
+
+@_differentiable
+def gelu_approx(x: mx.array) -> mx.array:
+    """x · sigmoid(a (x + c x³)), the tanh approximation of GELU; a = 2 √(2/π)."""
+    result = np.empty(x.shape, np.float32)
+    for v, out in _blocks(x, result):
+        _sigmoid(_gelu_inner(v), out)
+        out *= v
+    return mx.array(result)
+
+
+def _gelu_vjp(primals: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+    """With s the sigmoid: dx = dy · s (1 + x a (1 + 3 c x²) (1 − s))."""
+    result = np.empty(primals.shape, np.float32)
+    for x, dy, out in _blocks(primals, cotangent, result):
+        s = _sigmoid(_gelu_inner(x), np.empty_like(x))
+        np.multiply(x, x, out=out)
+        out *= np.float32(3 * GELU_CUBE * GELU_INNER)
+        out += np.float32(GELU_INNER)
+        out *= x
+        out *= 1 - s
+        out += 1
+        out *= s
+        out *= dy
+    return mx.array(result)
+
+
+gelu_approx.vjp(_gelu_vjp)
+
+
+def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    """Causal attention softmax(scale · Q Kᵀ) V with a gradient.
+
+    Args:
+        queries: (B, heads, T, dim), float32.
+        keys, values: (B, key heads, T, dim); heads is a multiple of key heads.
+        scale: factor on the scores.
+    """
+    batch, heads, length, dim = queries.shape
+    # Heads that share keys go into one product, as rows of the same matrix.
+    folded = (batch, keys.shape[1], heads // keys.shape[1] * length, dim)
+
+    @_differentiable
+    def attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        weights, totals = _weights((queries * scale).reshape(folded), keys)
+        return _leaf((weights @ values) / totals).reshape(queries.shape)
+
+    def gradients(
+        primals: Any, cotangent: mx.array, output: mx.array
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        queries, keys, values = primals
+        parts = [part.reshape(folded) for part in (queries * scale, cotangent, output)]
+        dq, dk, dv = _attention_gradients(parts[0], keys, values, *parts[1:])
+        return _leaf(scale * dq).reshape(queries.shape), _leaf(dk), _leaf(dv)
+
+    attend.vjp(gradients)
+
+    return attend(queries, keys, values)
+
+
+def _attention_gradients(
+    queries: mx.array, keys: mx.array, values: mx.array, cotangent: mx.array, output: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """With P the weights and D = Σ dO · O over dim: dS = P · (dO Vᵀ − D).
+
+    Queries, cotangent and output are (B, key heads, rows, dim), whose rows are whole
+    heads of T each.
+    """
+    weights, totals = _weights(queries, keys)
+    # Dividing the narrow dO is cheaper than dividing the weights, whose rows it multiplies.
+    scaled = cotangent / totals
+    d_values = weights.swapaxes(-1, -2) @ scaled
+    d_scores = scaled @ values.swapaxes(-1, -2)
+    drop = (scaled * output).sum(axis=-1, keepdims=True)
+    mx.eval(d_values, d_scores, drop)
+    # In place, which is safe: nothing else holds this fresh array.
+    for ds, p, d in _blocks(d_scores, weights, drop):
+        ds -= d
+        ds *= p
+    d_queries = d_scores @ keys
+    d_keys = d_scores.swapaxes(-1, -2) @ queries
+    return d_queries, d_keys, d_values
+
+
+def _weights(queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
+    """exp(scores − row maximum), zero ahead of the query, and its row sums."""
+    scores = queries @ keys.swapaxes(-1, -2)
+    mx.eval(scores)
+    length = keys.shape[2]
+    view = np.asarray(scores).reshape(-1, length, length)
+    totals = np.empty((*view.shape[:2], 1), np.float32)
+    step = max(1, BLOCK // (QUERY_BLOCK * length))
+    ahead = np.triu(np.full((QUERY_BLOCK, QUERY_BLOCK), -np.inf, np.float32), 1)
+    for first in range(0, len(view), step):
+        for start in range(0, length, QUERY_BLOCK):
+            end = min(start + QUERY_BLOCK, length)
+            rows = view[first : first + step, start:end]
+            rows[..., end:] = 0
+            seen = rows[..., :end]
+            seen[..., start:] += ahead[: end - start, : end - start]
+            totals[first : first + step, start:end] = exponentials(seen)
+    return scores, mx.array(totals.reshape(*scores.shape[:-1], 1))
+
+
+def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    """Sum of −log softmax(logits)[target]. Keeps the logits, and no copies of them.
+
+    Args:
+        logits: (N, vocab), float32.
+        targets: (N,) integers.
+    """
+    chosen = np.asarray(targets)
+    each = np.arange(len(chosen))
+
+    @_differentiable
+    def total(logits: mx.array) -> mx.array:
+        values = np.asarray(logits)
+        sums = np.empty(len(values), np.float32)
+        for n, row in enumerate(values):
+            largest = row.max()
+            sums[n] = np.log(np.exp(row - largest).sum()) + largest
+        return mx.array((sums - values[each, chosen]).sum())
+
+    def gradients(logits: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+        values = np.asarray(logits)
+        result = np.empty_like(values)
+        for row, out in zip(values, result, strict=True):
+            np.exp(row - row.max(), out=out)
+            out /= out.sum()
+        result[each, chosen] -= 1
+        result *= np.asarray(cotangent)
+        return mx.array(result)
+
+    total.vjp(gradients)
+    return total(logits)
+
+
+def head_loss(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
+    """Sum of −log softmax(head(hidden))[target], for a head that is not trained.
+
+    Works on ``HEAD_BYTES`` of logits at a time and turns them into the gradient in
+    place, so that neither exists for all positions at once.
+
+    Args:
+        model: while it trains the gradient is found along with the value.
+        hidden: (N, hidden), float32.
+        targets: (N,) integers.
+    """
+    chosen = np.asarray(targets)
+    gradient = np.empty(hidden.shape, np.float32)
+
+    def block(part: mx.array, right: NDArray[Any], losses: Array, gradient: Array) -> None:
+        # A function, so that these logits are gone before the next ones are computed.
+        logits = body.logits(model, part)
+        mx.eval(logits)
+        values = np.asarray(logits)
+        each = np.arange(len(right))
+        values -= values.max(axis=-1, keepdims=True)
+        at_target = values[each, right]
+        np.exp(values, out=values)
+        sums = values.sum(axis=-1, keepdims=True)
+        losses[:] = np.log(sums[:, 0]) - at_target
+        if model.training:
+            values /= sums
+            values[each, right] -= 1
+            back = mx.vjp(lambda h: body.logits(model, h), [part], [logits])[1][0]
+            gradient[:] = np.asarray(back)
+
+    @_differentiable
+    def total(hidden: mx.array) -> mx.array:
+        losses = np.empty(len(chosen), np.float32)
+        width = body.logits(model, hidden[:1]).shape[-1]
+        step = max(1, HEAD_BYTES // (4 * width))
+        for start in range(0, len(chosen), step):
+            here = slice(start, start + step)
+            block(hidden[here], chosen[here], losses[here], gradient[here])
+        return mx.array(losses.sum())
+
+    def gradients(_hidden: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+        return mx.array(gradient) * cotangent
+
+    total.vjp(gradients)
+    return total(hidden)
+
+
+def lora_linear(
+    x: mx.array,
+    a: mx.array,
+    b: mx.array,
+    layer: nn.Module,
+    scale: float,
+    mask: mx.array | None = None,
+    share: float = 1.0,
+) -> mx.array:
+    """x Wᵀ + bias + scale · dropout(x) A B, in two products and one that adds to them.
+
+    Keeps ``x`` and ``mask`` only, and drops out again on the way back.
+
+    Args:
+        x: (…, in), float32.
+        a, b: (in, r) and (r, out).
+        layer: the frozen ``nn.Linear``; no gradient of its weights is computed.
+        scale: factor on B.
+        mask: the elements that dropout keeps, of the shape of ``x``; None keeps all.
+        share: the share that it keeps.
+    """
+    weight, bias = layer.weight, layer.get("bias")
+    wide, narrow = weight.shape
+
+    def dropout(x: mx.array) -> mx.array:
+        return x if mask is None else (mask * x) * (1 / share)
+
+    @_differentiable
+    def product(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+        flat = x.reshape(-1, narrow)
+        base = flat @ weight.T if bias is None else mx.addmm(bias, flat, weight.T)
+        y = mx.addmm(base, dropout(x).reshape(-1, narrow) @ a, scale * b)
+        return _leaf(y).reshape(*x.shape[:-1], wide)
+
+    def gradients(primals: Any, cotangent: mx.array, _output: mx.array) -> Any:
+        x, a, b = primals
+        dy, flat = cotangent.reshape(-1, wide), dropout(x).reshape(-1, narrow)
+        inner = dy @ (scale * b).T  # (N, r)
+        da, db = _leaf(flat.T @ inner), _leaf((scale * (flat @ a)).T @ dy)
+        if mask is None:
+            return _leaf(mx.addmm(dy @ weight, inner, a.T)).reshape(x.shape), da, db
+        back = dropout((inner @ a.T).reshape(x.shape))
+        return _leaf((dy @ weight).reshape(x.shape) + back), da, db
+
+    product.vjp(gradients)
+    return product(x, a, b)
+
+
+def recomputed(
+    function: Callable[..., mx.array], done: Callable[[], None]
+) -> Callable[..., mx.array]:
+    """``mx.checkpoint`` of ``function`` on arrays, for functions that use the host.
+
+    Args:
+        function: of arrays to one array.
+        done: called after ``function`` has run again on the way back.
+    """
+
+    def gradients(given: Any, cotangent: mx.array, _output: mx.array) -> Any:
+        found = [_leaf(g) for g in mx.vjp(function, list(given), [cotangent])[1]]
+        done()
+        return tuple(found)
+
+    kept = _differentiable(lambda *given: _leaf(function(*given)))
+    kept.vjp(gradients)
+    return kept
+
+
+@_differentiable
+def cut(x: mx.array) -> mx.array:
+    """``x`` itself, whose gradient forgets its past on the way back."""
+    return x
+
+
+def _cut_vjp(_primals: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+    return _leaf(cotangent)
+
+
+cut.vjp(_cut_vjp)
+
+
+def _cutting(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """A block's call that cuts the way back at its input."""
+
+    def call(self: nn.Module, x: mx.array, *args: Any, **named: Any) -> mx.array:
+        return original(self, cut(x), *args, **named)
+
+    return call
+
+
+def _sealed(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """A layer's call, without trainable parameters, that keeps its input and output only."""
+
+    def call(self: nn.Module, x: mx.array, *args: Any, **named: Any) -> mx.array:
+        def function(x: mx.array) -> mx.array:
+            return original(self, x, *args, **named)
+
+        sealed = _differentiable(lambda x: _leaf(function(x)))
+        sealed.vjp(lambda x, dy, _: _leaf(mx.vjp(function, [x], [dy])[1][0]))
+        return sealed(x) if x.dtype == mx.float32 else function(x)
+
+    return call
+
+
+def _cheap(name: str, module: nn.Module) -> bool:
+    """Norms and rotations: quick to do again, and what they keep is not small."""
+    frozen = not tree_flatten(module.trainable_parameters())
+    return frozen and (isinstance(module, nn.RMSNorm | nn.LayerNorm) or name.endswith(".rope"))
+
+
+def _leaf(array: mx.array) -> mx.array:
+    """The values of ``array`` without the graph that led to them."""
+    return mx.array(np.asarray(array))
+
+
+def _sigmoid(x: Array, out: Array) -> Array:
+    with np.errstate(over="ignore"):  # exp(−x) = ∞ gives 0, as it should
+        np.negative(x, out=out)
+        np.exp(out, out=out)
+    out += 1
+    return np.divide(np.float32(1), out, out=out)
+
+
+def _gelu_inner(x: Array) -> Array:
+    inner = x * x
+    inner *= np.float32(GELU_CUBE * GELU_INNER)
+    inner += np.float32(GELU_INNER)
+    inner *= x
+    return inner
+
+
+def _blocks(*arrays: mx.array | Array) -> Iterator[list[Array]]:
+    """The arrays cut along their rows (all but the last dimension), in step."""
+    views = [np.asarray(a).reshape(-1, a.shape[-1]) for a in arrays]
+    step = max(1, BLOCK // max(view.shape[1] for view in views))
+    for start in range(0, len(views[0]), step):
+        yield [view[start : start + step] for view in views]
+
+
+def _lora_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def choose(self: nn.Module, x: mx.array) -> mx.array:
+        keyed = isinstance(self.dropout, KeyedDropout)
+        plain = type(self.linear) is nn.Linear and (keyed or self.dropout._p_1 == 1)
+        dtypes = {x.dtype, self.linear.weight.dtype, self.lora_a.dtype}
+        if not plain or dtypes != {mx.float32}:
+            return original(self, x)
+        share, mask = (self.dropout.share if keyed else 1.0), None
+        if share < 1:
+            mask = _leaf(self.dropout.mask(x.shape))
+        return lora_linear(x, self.lora_a, self.lora_b, self.linear, self.scale, mask, share)
+
+    return choose
+
+
+def _cross_entropy_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def choose(logits: mx.array, targets: mx.array) -> mx.array:
+        if logits.dtype == mx.float32:
+            return cross_entropy(logits, targets)
+        return original(logits, targets)
+
+    return choose
+
+
+def _head_loss_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def choose(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
+        frozen = not tree_flatten(body.head(model).trainable_parameters())
+        if frozen and hidden.dtype == mx.float32:
+            return head_loss(model, hidden, targets)
+        return original(model, hidden, targets)
+
+    return choose
+
+
+def _attention_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def choose(
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        cache: Any,
+        scale: float,
+        mask: Any,
+        **others: Any,
+    ) -> mx.array:
+        ours = (
+            cache is None
+            and isinstance(mask, str)
+            and mask == "causal"
+            and queries.shape[2] == keys.shape[2]
+            and not any(value is not None for value in others.values())
+            and {queries.dtype, keys.dtype, values.dtype} == {mx.float32}
+        )
+        if ours:
+            return attention(queries, keys, values, scale)
+        return original(queries, keys, values, cache=cache, scale=scale, mask=mask, **others)
+
+    return choose
