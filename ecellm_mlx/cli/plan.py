@@ -34,30 +34,32 @@ def plan(
 
     Example: ecellm plan --model ecellm-s --recipe ecellm-s --data my-rows
     """
-    from ecellm_mlx.models import planning
+    from ecellm_mlx.training import plan as plans
     from ecellm_mlx.training import recipe as recipes
 
-    found = planning.plan(
+    planned = plans.plan_training(
         model, recipes.read(recipe, settings or ()), data, tokens_per_second=tokens_per_second
     )
     if json:
-        emit_json(found.to_json())
+        emit_json(planned.to_json())
         return
-    p = found.prediction
+    p = planned.prediction
     parts = ("weights", "adapter", "activations", "logits", "transient", "peak")
     sizes = [[name, f"{getattr(p, name) / 2**30:.2f} GB"] for name in parts]
-    emit_table(f"{model}, predicted on {found.device}", ["memory", "size"], sizes)
+    emit_table(f"{model}, predicted on {planned.device}", ["memory", "size"], sizes)
     emit_table(
         "the same run on a Mac",
-        [f"{size} GB" for size in found.macs],
-        [["fits" if fits else "too large" for fits in found.macs.values()]],
+        [f"{size} GB" for size in planned.macs],
+        [["fits" if fits else "too large" for fits in planned.macs.values()]],
     )
-    narrate(f"{found.rows} rows, {found.lengths_from}")
+    narrate(f"{planned.rows} rows, {planned.lengths_from}")
     narrate(
-        f"speed: {found.tokens_per_second:.0f} tokens/s ({found.speed_from}); "
-        f"{found.tokens:,} tokens"
+        f"speed: {planned.tokens_per_second:.0f} tokens/s ({planned.speed_from}); "
+        f"{planned.tokens:,} tokens"
     )
-    emit(f"time: about {found.seconds / 3600:.1f} h")
-    emit(f"fits: {'yes' if found.fits else 'no'} ({p.peak_gb:.1f} of {found.limit_gb:.1f} GB)")
-    for suggestion in found.suggestions:
+    emit(f"time: about {planned.seconds / 3600:.1f} h")
+    emit(
+        f"fits: {'yes' if planned.fits else 'no'} ({p.peak_gb:.1f} of {planned.limit_gb:.1f} GB)"
+    )
+    for suggestion in planned.suggestions:
         emit(f"try: {suggestion}")

@@ -15,8 +15,9 @@ from ecellm_mlx import jobs
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import RecipeError
 from ecellm_mlx.jobs.directory import config_fingerprint
-from ecellm_mlx.models import planning, registry
+from ecellm_mlx.models import registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
+from ecellm_mlx.training import plan
 from ecellm_mlx.training import recipe as recipes
 
 # What mlx.launch (ring, jaccl, nccl) and Open MPI set in each process they start.
@@ -89,7 +90,7 @@ def prepare(
     files = rows.dataset(Path(data))
     train_rows = rows.load(files.train)
     if not force:
-        planning.refuse_what_cannot_fit(model, settings, train_rows)
+        plan.refuse_what_cannot_fit(model, settings, train_rows)
     fingerprints = {"base": base_fingerprint(base), "train": rows.digest([files.train])}
     if settings.early_stop_patience and not files.val:
         raise RecipeError(

@@ -26,9 +26,9 @@ from ecellm_mlx.device.backend import mx, nn, tree_flatten
 from ecellm_mlx.device.cpu.kernels import MODELS, HostKernels, float32_or
 from ecellm_mlx.device.cpu.softmax import exponentials
 from ecellm_mlx.models import body
-from ecellm_mlx.models.memory import HEAD_BYTES
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import KeyedDropout
+from ecellm_mlx.training.memory import HEAD_BYTES
 
 # Values that are worked on at once (256 KB of each array), to stay in cache.
 BLOCK = 1 << 16

@@ -15,8 +15,8 @@ from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.distributed import ranks
 from ecellm_mlx.errors import JobError
-from ecellm_mlx.models import loading, lora, memory, planning, shape
-from ecellm_mlx.training import recompute
+from ecellm_mlx.models import loading, lora, shape
+from ecellm_mlx.training import memory, plan, recompute
 from ecellm_mlx.training.launch import launch
 from ecellm_mlx.training.recipe import Recipe, from_values
 from ecellm_mlx.training.step import OptimizerStep
@@ -115,7 +115,7 @@ def test_the_command_plans_without_model_or_data(ecellm: Any) -> None:
     found = json.loads(done.stdout)
     assert found["peak_gb"] > found["weights_gb"] > 20
     assert found["macs"]["8"] is False
-    assert found["rows"] == planning.ECINSTRUCT_ROWS
+    assert found["rows"] == plan.ECINSTRUCT_ROWS
     assert "assumed" in found["lengths_from"]
     given = ecellm("plan", "--model", "smollm2-135m", "--tokens-per-second", "100")
     assert "time: about" in given.stdout

@@ -13,8 +13,9 @@ from typing import Any
 
 from ecellm_mlx.device import runtime
 from ecellm_mlx.errors import JobError, ModelError
-from ecellm_mlx.models import memory, registry, shape
-from ecellm_mlx.models.memory import Prediction, Workload
+from ecellm_mlx.models import registry, shape
+from ecellm_mlx.training import memory
+from ecellm_mlx.training.memory import Prediction, Workload
 from ecellm_mlx.training.recipe import Recipe
 
 MAC_SIZES_GB = (8, 16, 24, 32, 64)
@@ -78,7 +79,7 @@ class Plan:
         }
 
 
-def plan(
+def plan_training(
     model: str,
     recipe: Recipe,
     data: Path | None,
@@ -175,7 +176,7 @@ def row_lengths(model: str, data: Path | None) -> tuple[list[tuple[int, int]], s
         return ECINSTRUCT_LENGTHS, "no data given: rows of ECInstruct's lengths assumed"
     from ecellm_mlx.data import encoding, prompts, rows
 
-    found = rows.load(rows.dataset(data).train)
+    train_rows = rows.load(rows.dataset(data).train)
     try:
         path = registry.resolve(model)
     except ModelError:
@@ -188,14 +189,14 @@ def row_lengths(model: str, data: Path | None) -> tuple[list[tuple[int, int]], s
         frame = prompts.frame_for(
             str(config["model_type"]), template if isinstance(template, str) else None
         )
-        encoded = [encoding.encode_row(row, tokenizer, frame, 1 << 30) for row in found]
+        encoded = [encoding.encode_row(row, tokenizer, frame, 1 << 30) for row in train_rows]
         return [(len(e.tokens), len(e.target_positions)) for e in encoded], "tokenized rows"
-    return estimated_lengths(found), (
+    return estimated_lengths(train_rows), (
         f"{memory.CHARACTERS_PER_TOKEN} characters a token assumed: the model is not installed"
     )
 
 
-def estimated_lengths(found: Iterable[Any]) -> list[tuple[int, int]]:
+def estimated_lengths(rows: Iterable[Any]) -> list[tuple[int, int]]:
     """Lengths without a tokenizer, from characters."""
     from ecellm_mlx.data import prompts
 
@@ -205,17 +206,17 @@ def estimated_lengths(found: Iterable[Any]) -> list[tuple[int, int]]:
             math.ceil(len(prompts.prompt(row, prompts.Frame("alpaca")) + row.output) / ratio),
             math.ceil(len(row.output) / ratio) + 1,
         )
-        for row in found
+        for row in rows
     ]
 
 
-def refuse_what_cannot_fit(model: str, recipe: Recipe, found: Iterable[Any]) -> None:
+def refuse_what_cannot_fit(model: str, recipe: Recipe, rows: Iterable[Any]) -> None:
     """Refuse a run whose predicted peak is above the memory of this machine.
 
     Args:
         model: the base.
         recipe: the settings.
-        found: the training rows.
+        rows: the training rows.
 
     Raises:
         JobError: with the prediction, the limit and what would fit.
@@ -226,7 +227,7 @@ def refuse_what_cannot_fit(model: str, recipe: Recipe, found: Iterable[Any]) -> 
         # An architecture of another kind: what is not known is not predicted.
         return
     on_cpu = runtime.expected_device() == "cpu"
-    lengths, limit = estimated_lengths(found), runtime.memory_limit_gb()
+    lengths, limit = estimated_lengths(rows), runtime.memory_limit_gb()
     prediction = memory.predict(base, recipe, memory.workload(lengths, recipe), on_cpu=on_cpu)
     if prediction.peak_gb > limit:
         way_out = suggestions(base, recipe, lengths, limit, on_cpu=on_cpu)[0]
