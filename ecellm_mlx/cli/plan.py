@@ -58,8 +58,7 @@ def plan(
         f"{planned.tokens:,} tokens"
     )
     emit(f"time: about {planned.seconds / 3600:.1f} h")
-    emit(
-        f"fits: {'yes' if planned.fits else 'no'} ({p.peak_gb:.1f} of {planned.limit_gb:.1f} GB)"
-    )
+    peak, limit = p.peak_gb, planned.limit_gb
+    emit(f"fits: {'yes' if planned.fits else 'no'} ({peak:.1f} of {limit:.1f} GB)")
     for suggestion in planned.suggestions:
         emit(f"try: {suggestion}")
