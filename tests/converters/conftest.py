@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from peft_reference import make_base
+
+from .peft_reference import make_base
 
 
 @pytest.fixture(scope="session")

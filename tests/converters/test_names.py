@@ -10,12 +10,13 @@ from typing import Any
 import mlx.nn as nn
 import pytest
 from mlx_lm.utils import MODEL_REMAPPING
-from peft_reference import make_base
 
 from ecellm_mlx.models import base_layers
 
 from converters.errors import ConversionError
 from converters.names import SAME_NAMES
+
+from .peft_reference import make_base
 
 
 def mlx_layers(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -10,14 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peft_reference import (
-    TOKENS,
-    mlx_logits,
-    peft_adapter,
-    peft_logits,
-    tensors,
-    torch_model,
-)
 
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.export import peft as exporting
@@ -28,6 +20,15 @@ from ecellm_mlx.models.fingerprint import base_fingerprint
 from converters.packing import same_bits
 from converters.peft import to_peft
 from converters.verify import compare
+
+from .peft_reference import (
+    TOKENS,
+    mlx_logits,
+    peft_adapter,
+    peft_logits,
+    tensors,
+    torch_model,
+)
 
 Bases = Callable[..., Path]
 LINEAR = ("q", "k", "v", "o", "gate", "up", "down")

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peft_reference import mlx_logits, peft_adapter, peft_logits, tensors, torch_model
 
 from ecellm_mlx.export import peft
 
 from converters.packing import same_bits
+
+from .peft_reference import mlx_logits, peft_adapter, peft_logits, tensors, torch_model
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "lm_head")
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peft_reference import mlx_logits, peft_adapter, peft_logits, tensors, torch_model
 
 from ecellm_mlx.export import peft
 
 from converters.packing import same_bits
 from converters.verify import compare
+
+from .peft_reference import mlx_logits, peft_adapter, peft_logits, tensors, torch_model
 
 LINEAR = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft_reference import SMALL, peft_adapter, tensors, torch_model
 
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.export import peft as exporting
@@ -20,6 +19,8 @@ from converters import names
 from converters.errors import ConversionError
 from converters.mlx_adapter import read_mlx
 from converters.peft import to_peft
+
+from .peft_reference import SMALL, peft_adapter, tensors, torch_model
 
 Bases = Callable[..., Path]
 PREFIX = "base_model.model.model.layers"
@@ -241,7 +242,7 @@ def test_an_adapter_of_another_architecture(bases: Bases, adapter: Path, base: P
 
 
 def test_an_adapter_of_a_larger_model(bases: Bases, base: Path, tmp_path: Path) -> None:
-    from peft_reference import make_base
+    from .peft_reference import make_base
 
     deep = make_base(tmp_path / "deep", "llama", tied=False, num_hidden_layers=3)
     peft_adapter(torch_model(deep), tmp_path / "p", r=2, target_modules=["q_proj"])

@@ -8,17 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import old_phi
 import pytest
 import torch
-from peft_reference import (
-    TOKENS,
-    mlx_logits,
-    peft_adapter,
-    peft_logits,
-    tensors,
-    torch_model,
-)
 
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.export import peft
@@ -30,6 +21,16 @@ from converters.errors import ConversionError
 from converters.mlx_adapter import read_mlx
 from converters.packing import same_bits
 from converters.verify import compare
+
+from . import old_phi
+from .peft_reference import (
+    TOKENS,
+    mlx_logits,
+    peft_adapter,
+    peft_logits,
+    tensors,
+    torch_model,
+)
 
 # What the paper's eCeLLM-S was trained with.
 PAPER = ["Wqkv", "out_proj", "fc1", "fc2", "linear"]

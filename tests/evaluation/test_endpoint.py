@@ -12,7 +12,6 @@ from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-from fake_endpoint import FakeEndpoint
 
 from ecellm_mlx import jobs, sample
 from ecellm_mlx.data import prompts, rows
@@ -23,6 +22,8 @@ from ecellm_mlx.evaluation import evaluate
 from ecellm_mlx.evaluation.endpoint import EndpointError, parse_url
 from ecellm_mlx.inference import sampling
 from ecellm_mlx.jobs import events
+
+from .fake_endpoint import FakeEndpoint
 
 DATA = sample.folder() / "test.jsonl"
 TASKS = ("PM", "SA")

@@ -1,0 +1,1 @@
+"""Tests of what the product promises; the folders mirror the packages."""
