@@ -6,51 +6,36 @@
     ├── ModelError              a model folder, a GGUF, a tokenizer
     ├── AdapterError            an adapter that does not fit its base
     ├── RecipeError             settings that contradict each other (all of them at once)
+    ├── ConversionError         a file that cannot be translated into another format
     ├── HubError                pull and push
     ├── JobError                a run directory or its process
     └── StorageError            a folder that cannot be written
         └── DiskFullError       no space, a quota or a size limit: may work later
 
 Each says what happened, what was found, what was expected and what to do next,
-in one sentence. A traceback is shown only with ``--debug``.
+in one sentence. A traceback is shown only with ``--debug``. The root and the errors of
+files are declared in ``converters.errors``, below the engine.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from converters.errors import ConversionError, DiskFullError, EcellmError, StorageError
 
-class EcellmError(Exception):
-    """A failure that the user can act on.
-
-    Args:
-        what: what went wrong, naming the file, option or tensor.
-        got: what was found instead of the expected thing.
-        expected: what would have been accepted.
-        cure: the next step, as an imperative.
-    """
-
-    exit_status = 1
-
-    def __init__(self, what: str, *, got: str = "", expected: str = "", cure: str = "") -> None:
-        self.what = what
-        self.got = got
-        self.expected = expected
-        self.cure = cure
-        super().__init__(self.sentence())
-
-    def sentence(self) -> str:
-        """All parts as one sentence that ends with the cure."""
-        found = ", ".join(
-            part
-            for part in (
-                f"expected {self.expected}" if self.expected else "",
-                f"got {self.got}" if self.got else "",
-            )
-            if part
-        )
-        text = f"{self.what}: {found}" if found else self.what
-        return (f"{text}; {self.cure}" if self.cure else text).rstrip(".") + "."
+__all__ = [
+    "AdapterError",
+    "ConversionError",
+    "DataError",
+    "DiskFullError",
+    "EcellmError",
+    "HubError",
+    "JobError",
+    "ModelError",
+    "RecipeError",
+    "StorageError",
+    "UsageError",
+]
 
 
 class UsageError(EcellmError):
@@ -95,11 +80,3 @@ class HubError(EcellmError):
 
 class JobError(EcellmError):
     """A run directory that cannot be used, or a process that cannot be reached."""
-
-
-class StorageError(EcellmError):
-    """A folder that cannot be written."""
-
-
-class DiskFullError(StorageError):
-    """No space is left, or a quota or size limit is reached; it may work later."""

@@ -22,15 +22,13 @@ def main() -> None:
     from ecellm_mlx.cli.app import app
     from ecellm_mlx.errors import EcellmError
 
-    from converters.errors import ConversionError
-
     try:
         app()
-    except (EcellmError, ConversionError) as error:
+    except EcellmError as error:
         if debug:
             raise
         sys.stderr.write(f"ecellm: {error}\n")
-        raise SystemExit(getattr(error, "exit_status", 1)) from None
+        raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:

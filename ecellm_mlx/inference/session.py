@@ -35,8 +35,6 @@ from ecellm_mlx.errors import EcellmError, UsageError
 from ecellm_mlx.inference.chat import as_chat
 from ecellm_mlx.inference.stops import Stops
 
-from converters.errors import ConversionError
-
 Emit = Callable[..., None]
 MAX_TOKENS = 4096
 
@@ -76,7 +74,7 @@ class Session:
             self._emit(
                 id=key, event="done", ending="cancelled", seconds=time.perf_counter() - began
             )
-        except (EcellmError, ConversionError) as error:
+        except EcellmError as error:
             self._emit(id=key, event="error", message=str(error))
         except MemoryError:
             self._emit(id=key, event="error", message="Out of memory; use a smaller model.")
