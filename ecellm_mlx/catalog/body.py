@@ -203,15 +203,15 @@ class Model:
 
 def load_model(context: jobs.JobContext) -> tuple[answering.Ask, Callable[[], float]]:
     """The job's model as a function that answers rows, and one that tells its speed."""
-    from ecellm_mlx.models import loading, lora
+    from ecellm_mlx.models import loading
 
     config = context.config
     runtime.reset_peak_memory()
     base = loading.load(
-        config["model"], warn=lambda text: context.emit(events.Warned(message=text))
+        config["model"],
+        config["adapter"],
+        warn=lambda text: context.emit(events.Warned(message=text)),
     )
-    if config["adapter"]:
-        lora.load(base.model, Path(config["adapter"]), base=base.fingerprint)
     return asking.asker(base, config["batch_size"], config["values"])
 
 

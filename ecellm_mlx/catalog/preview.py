@@ -18,7 +18,7 @@ from ecellm_mlx.data import prompts as frames
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import ModelError
-from ecellm_mlx.models import adapter_files, registry
+from ecellm_mlx.models import registry
 from ecellm_mlx.tables import Table, no_rows
 
 LIMIT = 5
@@ -94,11 +94,9 @@ def answers(
     Raises:
         ModelError, AdapterError: they cannot be loaded.
     """
-    from ecellm_mlx.models import loading, lora
+    from ecellm_mlx.models import loading
 
-    base = loading.load(str(registry.resolve(model)))
-    if adapter:
-        lora.load(base.model, adapter_files.folder_of(adapter), base=base.fingerprint)
+    base = loading.load(model, adapter)
     result = list(found)
     asked = [i for i, preview in enumerate(found) if preview.row]
     rows = [row for preview in found if (row := preview.row)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -154,18 +153,11 @@ def _shown(pieces: Iterator[str], *, silent: bool) -> Iterator[str]:
 def _answerer(
     model: str, adapter: str | None, seed: int, values: Values, stops: Stops
 ) -> Answerer:
-    from ecellm_mlx.models import adapter_files
-
-    # A missing adapter is told before the model is loaded, which may take a while.
-    folder = adapter_files.folder_of(adapter) if adapter else None
-
     from ecellm_mlx.device import backend  # noqa: F401  # first of all that imports mlx
     from ecellm_mlx.inference.answers import STOPS, Answerer
-    from ecellm_mlx.models import loading, lora
+    from ecellm_mlx.models import loading
 
-    base = loading.load(model, warn=lambda text: narrate(f"warning: {text}"))
-    if folder:
-        lora.load(base.model, Path(folder), base=base.fingerprint)
+    base = loading.load(model, adapter, warn=lambda text: narrate(f"warning: {text}"))
     return Answerer(
         base,
         batch_size=1,

@@ -204,7 +204,7 @@ class _Run:
         """Answers of the model on this machine."""
         from ecellm_mlx.device.backend import RUNTIME
         from ecellm_mlx.inference.answers import Answerer, Decoding
-        from ecellm_mlx.models import loading, lora
+        from ecellm_mlx.models import loading
 
         config = self.config
         _check_unchanged(self.context, "base", base_fingerprint(Path(config["model"])))
@@ -212,9 +212,7 @@ class _Run:
             weights = Path(config["adapter"]) / adapter_files.WEIGHTS_FILE
             _check_unchanged(self.context, "adapter", rows_module.digest([weights]))
         runtime.reset_peak_memory()
-        base = loading.load(config["model"], warn=self.warn)
-        if config["adapter"]:
-            lora.load(base.model, Path(config["adapter"]), base=base.fingerprint)
+        base = loading.load(config["model"], config["adapter"], warn=self.warn)
         answerer = Answerer(
             base,
             batch_size=config["batch_size"],

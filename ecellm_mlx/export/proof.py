@@ -18,13 +18,13 @@ import numpy as np
 
 from ecellm_mlx import sample
 from ecellm_mlx.data import rows
-from ecellm_mlx.data.prompts import frame_for, prompt
+from ecellm_mlx.data.prompts import prompt
 from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx, nn, tree_flatten
 from ecellm_mlx.errors import AdapterError, ModelError
 from ecellm_mlx.models import loading, lora, registry
 from ecellm_mlx.models.adapter_files import folder_of
-from ecellm_mlx.models.fingerprint import base_fingerprint, weight_files
+from ecellm_mlx.models.fingerprint import weight_files
 
 from converters import phi_layout
 from converters.peft_files import read_peft
@@ -169,8 +169,7 @@ def compare_logits(adapter: Path, peft_adapter: Path, base: str) -> LogitProof:
         ModelError: the base cannot be loaded.
     """
     path = registry.resolve(base)
-    prompts = _prompts(path)
-    plain, ours = _mlx_logits(path, adapter, prompts)
+    prompts, plain, ours = _mlx_logits(path, adapter)
     mx.clear_cache()
     theirs = _peft_logits(path, peft_adapter, prompts)
     error = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
@@ -188,29 +187,19 @@ def _size(module: nn.Module) -> int:
     return size * 32 // module.bits if "scales" in module else size
 
 
-def _prompts(path: Path) -> list[list[int]]:
+def _mlx_logits(path: Path, adapter: Path) -> tuple[list[list[int]], Logits, Logits]:
+    """Prompts, and the logits (T, vocab) of each without and with the adapter."""
+    base = loading.load(path, exact=True)
+    prompts = _prompts(base)
+    plain = [_run(base.model, tokens) for tokens in prompts]
+    base.use_adapter(adapter)
+    return prompts, plain, [_run(base.model, tokens) for tokens in prompts]
+
+
+def _prompts(base: loading.LoadedModel) -> list[list[int]]:
     """Tokens of real prompts from the sample, one row of as many tasks."""
-    tokenizer = loading.load_tokenizer(path)
-    config = loading.read_config(path)
-    frame = frame_for(str(config["model_type"]))
-    found = rows.stratified(rows.load(sample.folder() / "test.jsonl"), PROMPTS, seed=0)
-    return [tokenizer.encode(prompt(row, frame))[:LENGTH] for row in found]
-
-
-def _mlx_logits(path: Path, adapter: Path, prompts: list[list[int]]) -> tuple[Logits, Logits]:
-    """Logits (T, vocab) of each prompt without and with the adapter."""
-    network = _float32_network(path)
-    plain = [_run(network, tokens) for tokens in prompts]
-    lora.load(network, adapter, base=base_fingerprint(path))
-    return plain, [_run(network, tokens) for tokens in prompts]
-
-
-def _float32_network(path: Path) -> nn.Module:
-    network, _ = loading.open_lazily(path)
-    loading.dequantize(network, mx.float32)
-    network.set_dtype(mx.float32)
-    network.eval()
-    return network
+    chosen = rows.stratified(rows.load(sample.folder() / "test.jsonl"), PROMPTS, seed=0)
+    return [base.tokenizer.encode(prompt(row, base.frame))[:LENGTH] for row in chosen]
 
 
 def _run(network: nn.Module, tokens: list[int]) -> np.ndarray:
@@ -256,7 +245,7 @@ def _torch_base(path: Path) -> Any:
     model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     state = {
         name: torch.from_numpy(np.array(array))
-        for name, array in tree_flatten(_float32_network(path).parameters())
+        for name, array in tree_flatten(loading.load(path, exact=True).model.parameters())
     }
     missing, unexpected = model.load_state_dict(state, strict=False)
     tied = {"lm_head.weight"} if settings.tie_word_embeddings else set()

@@ -19,7 +19,7 @@ from ecellm_mlx.errors import UsageError
 from ecellm_mlx.export import card, divergence
 from ecellm_mlx.export.fuse import Opened, open_base
 from ecellm_mlx.hub.client import is_wanted
-from ecellm_mlx.models import loading, lora, registry
+from ecellm_mlx.models import loading, registry
 from ecellm_mlx.models.adapter_files import CONFIG_FILE, base_name, folder_of
 from ecellm_mlx.models.fingerprint import INDEX, base_fingerprint
 from ecellm_mlx.models.source import SOURCE
@@ -258,7 +258,7 @@ def _measure(source: Source, result: Path) -> divergence.Divergence:
     plain = None
     if source.adapter:
         plain = divergence.log_probabilities(base.model, rows)
-        lora.load(base.model, source.adapter, base=base.fingerprint)
+        base.use_adapter(source.adapter)
     right = divergence.log_probabilities(base.model, rows)
     del base
     gc.collect()

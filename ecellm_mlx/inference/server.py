@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ecellm_mlx.errors import EcellmError
-from ecellm_mlx.models import adapter_files, registry
 
 LOOPBACK = "127.0.0.1"
 # Pages of other sites must not talk to a server on this machine through a browser.
@@ -49,17 +48,13 @@ def serve(
         ModelError, AdapterError: the model or its adapter cannot be used.
         ServeError: the port is taken.
     """
-    base = registry.resolve(model)
-    folder = adapter_files.folder_of(adapter) if adapter else None
     _check_port(host, port)
     # Before huggingface_hub is imported, which reads it once.
     os.environ["HF_HUB_OFFLINE"] = "1"
     from ecellm_mlx.device.backend import RUNTIME
-    from ecellm_mlx.models import loading, lora
+    from ecellm_mlx.models import loading
 
-    loaded = loading.load(base, warn=say)
-    if folder:
-        lora.load(loaded.model, folder, base=loaded.fingerprint)
+    loaded = loading.load(model, adapter, warn=say)
     address = f"http://{host}:{port}/v1"
     say(f"{model}{f' with {adapter}' if adapter else ''} on {RUNTIME.device} at {address}")
     say(

@@ -163,12 +163,9 @@ class _Seat:
         from ecellm_mlx.models import adapter_files, loading
 
         self.device = RUNTIME.device
-        self.base = loading.load(model, warn=warn)
-        self._folder = adapter_files.folder_of(adapter) if adapter else None
-        self._on = False
-        if adapter:
-            # What does not fit is said at once, not at the first question.
-            self.use(adapter=True)
+        self.base = loading.load(model, adapter, warn=warn)
+        self._folder = None if adapter is None else adapter_files.folder_of(adapter)
+        self._on = self._folder is not None
         self.answerer = Answerer(self.base, batch_size=8)
 
     def use(self, *, adapter: bool) -> None:
@@ -177,13 +174,10 @@ class _Seat:
         Raises:
             UsageError: there is none to put on.
         """
-        from ecellm_mlx.models import lora
-
         if adapter and self._folder is None:
             raise UsageError("no adapter is loaded", cure="load the model with one")
         if adapter != self._on:
-            folder = self._folder if adapter else None
-            lora.swap(self.base.model, folder, base=self.base.fingerprint)
+            self.base.use_adapter(self._folder if adapter else None)
             self._on = adapter
 
     def count(self, text: str) -> int:

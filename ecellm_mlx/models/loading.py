@@ -1,4 +1,4 @@
-"""Load a model folder for this machine: weights, tokenizer, dtype.
+"""Load a model folder for this machine, with an adapter on it if one is given.
 
 Takes any folder that mlx-lm can load, in MLX or Hugging Face layout. Files are
 checked before MLX maps them. On the CPU backend a quantized base is de-quantized
@@ -21,7 +21,7 @@ from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
 from ecellm_mlx.device.cpu.quantized import use_crossover
 from ecellm_mlx.errors import ModelError
-from ecellm_mlx.models import registry
+from ecellm_mlx.models import adapter_files, lora, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files
 
 FLOAT32_BYTES = 4
@@ -33,7 +33,7 @@ QUANTIZE_GROUP_SIZE = 32
 
 @dataclass
 class LoadedModel:
-    """A base model, ready to compute.
+    """A base model, with or without an adapter on it, ready to compute on any thread.
 
     Attributes:
         model: an mlx-lm model; calling it on tokens (B, T) gives logits (B, T, vocab).
@@ -56,33 +56,61 @@ class LoadedModel:
         """Identity of the base, which adapters are bound to."""
         return base_fingerprint(self.path)
 
+    def use_adapter(self, adapter: str | Path | None) -> None:
+        """Put an adapter in the place of the present one; None leaves the base alone.
+
+        Args:
+            adapter: an adapter's folder, or a run.
+
+        Raises:
+            AdapterError: there is none, it is damaged or was trained on another base; the
+                present one is still there then.
+        """
+        folder = None if adapter is None else adapter_files.folder_of(adapter)
+        lora.swap(self.model, folder, base=self.fingerprint)
+
 
 def load(
-    model: str | Path, *, bits: int = 0, warn: Callable[[str], None] = lambda _: None
+    model: str | Path,
+    adapter: str | Path | None = None,
+    *,
+    bits: int = 0,
+    exact: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
-    """Load a model by registry name or folder.
+    """Load a model by registry name or folder, and put an adapter on it.
 
     Args:
         model: a name of ``registry.REGISTRY``, an installed name, or a folder.
+        adapter: an adapter's folder, or a run; it must have been trained on this base.
         bits: quantize the linear layers to 4 or 8 bits first (QLoRA); 0 keeps them.
+        exact: compute in float32 on any device, quantized weights as the floats that they
+            stand for: to compare with another program.
         warn: receives one sentence where the result is slower than the user may expect.
 
     Raises:
         ModelError: missing or damaged files, or an architecture mlx-lm does not know.
+        AdapterError: no such adapter, or one that is damaged or of another base.
     """
+    # What is missing is told before the model is read, which may take a while.
     path = registry.resolve(str(model))
+    folder = None if adapter is None else adapter_files.folder_of(adapter)
     config = read_config(path)
     for file in weight_files(path):
         verify_safetensors(file)
     network, config = open_lazily(path)
     if bits:
         quantize(network, bits)
-    _to_compute_dtype(network, warn)
-    mx.eval(network.parameters())
+    if exact:
+        dequantize(network, mx.float32)
+        network.set_dtype(mx.float32)
+    else:
+        _to_compute_dtype(network, warn)
+    _compute(network)
     network.eval()
     tokenizer = load_tokenizer(path)
     template = getattr(tokenizer, "chat_template", None)
-    return LoadedModel(
+    base = LoadedModel(
         network,
         tokenizer,
         config,
@@ -90,6 +118,9 @@ def load(
         frame_for(str(config["model_type"]), template if isinstance(template, str) else None),
         _stop_ids(config, tokenizer),
     )
+    if folder:
+        base.use_adapter(folder)
+    return base
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -272,6 +303,15 @@ def _to_compute_dtype(model: nn.Module, warn: Callable[[str], None]) -> None:
                 "close other programs or use a smaller model"
             )
     model.set_dtype(runtime.compute_dtype(_stored_dtype(model)))
+
+
+def _compute(model: nn.Module) -> None:
+    """Have every array of ``model``: only the thread that began one could finish it.
+
+    Some are no parameters, such as the frequencies of Llama 3's rotary embedding.
+    """
+    arrays = [value for module in model.modules() for value in module.values()]
+    mx.eval([value for value in arrays if isinstance(value, mx.array)])
 
 
 def _parameter_count(model: nn.Module) -> int:

@@ -98,7 +98,7 @@ def test_answers_with_the_adapter(served: Served, tiny: Path, adapter: Path) -> 
     prompt = prompts.prompt(row, base.frame)
     tokens = base.tokenizer.encode(prompt)
     without = greedy(base.model, tokens, 6)
-    lora.load(base.model, adapter, base=base.fingerprint)
+    base.use_adapter(adapter)
     expected = greedy(base.model, tokens, 6)
     assert expected != without, "the adapter changes the answer"
     found = served.ask("/v1/completions", prompt=prompt, max_tokens=6, temperature=0)
