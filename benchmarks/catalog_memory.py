@@ -24,7 +24,7 @@ from typing import Any
 
 from ecellm_mlx import jobs, sample
 from ecellm_mlx.catalog import body, job
-from ecellm_mlx.catalog.question import build
+from ecellm_mlx.data.question import build
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.tables import Column, open_table, plain
 

@@ -11,12 +11,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ecellm_mlx.data.prompts import LISTS, input_text, lettered
+from ecellm_mlx.data.prompts import input_text
 from ecellm_mlx.data.schema import Row, parse_options
 from ecellm_mlx.errors import DataError, UsageError
+from ecellm_mlx.tasks.fields import LISTS, OPTIONS, lettered
 from ecellm_mlx.tasks.registry import Kind, Task, find
 
-OPTIONS = "options"
 FREE = ""  # the task of a free prompt
 
 

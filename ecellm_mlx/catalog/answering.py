@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ecellm_mlx.catalog.guard import Guard
 from ecellm_mlx.catalog.journal import BINS, Entry, Journal
-from ecellm_mlx.catalog.question import Product, Question
+from ecellm_mlx.data.question import Product, Question
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.distributed.shards import Shard
 from ecellm_mlx.errors import DataError, JobError

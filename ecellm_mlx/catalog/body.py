@@ -15,7 +15,7 @@ from ecellm_mlx import jobs
 from ecellm_mlx.catalog import answering, asking
 from ecellm_mlx.catalog.guard import Guard
 from ecellm_mlx.catalog.journal import Journal
-from ecellm_mlx.catalog.question import Question
+from ecellm_mlx.data.question import Question
 from ecellm_mlx.data.rows import Row, digest
 from ecellm_mlx.device import runtime
 from ecellm_mlx.distributed import shards

@@ -15,7 +15,7 @@ from typing import Any
 
 from ecellm_mlx import jobs
 from ecellm_mlx.catalog import answering, body, writing
-from ecellm_mlx.catalog.question import DEFAULT_MAX_WORDS, Question, build
+from ecellm_mlx.data.question import DEFAULT_MAX_WORDS, Question, build
 from ecellm_mlx.device import runtime
 from ecellm_mlx.distributed.shards import journal_path
 from ecellm_mlx.errors import UsageError

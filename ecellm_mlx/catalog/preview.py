@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.catalog import asking
-from ecellm_mlx.catalog.question import Question
 from ecellm_mlx.data import prompts as frames
 from ecellm_mlx.data.prompts import Frame
+from ecellm_mlx.data.question import Question
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import registry

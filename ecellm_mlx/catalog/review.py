@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ecellm_mlx.catalog import writing
 from ecellm_mlx.catalog.journal import PERSON, Entry, Journal
-from ecellm_mlx.catalog.question import Question
+from ecellm_mlx.data.question import Question
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.schema import RowError, row_from
 from ecellm_mlx.distributed.shards import journal_path

@@ -16,12 +16,11 @@ from typing import Any
 
 from ecellm_mlx import tables
 from ecellm_mlx.catalog.journal import BINS, Entry, Journal
-from ecellm_mlx.catalog.mapping import TARGETS
-from ecellm_mlx.catalog.question import Product, Question
-from ecellm_mlx.data.prompts import attribute_names
+from ecellm_mlx.data.question import Product, Question
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import remove_torn
 from ecellm_mlx.tables import BadRow, Column, Table, TableRow, plain
+from ecellm_mlx.tasks.fields import TARGETS, attribute_names
 from ecellm_mlx.tasks.registry import Kind
 
 BLOCK_ROWS = 512

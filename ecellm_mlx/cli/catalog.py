@@ -93,7 +93,7 @@ def preview(
     Example: ecellm catalog preview shop.csv --task SA --map review=text --model smollm2-135m
     """
     from ecellm_mlx.catalog import preview as previews
-    from ecellm_mlx.catalog.question import build
+    from ecellm_mlx.data.question import build
 
     content = reading.open(table)
     question = build(content.names, **own.question_of(content, asked))
@@ -163,8 +163,8 @@ def show(
 
     Example: ecellm catalog show shop.csv --task AVE
     """
-    from ecellm_mlx.catalog.guess import guess
-    from ecellm_mlx.catalog.mapping import TARGETS
+    from ecellm_mlx.tables.guess import guess
+    from ecellm_mlx.tasks.fields import TARGETS
     from ecellm_mlx.tasks.registry import find
 
     content = reading.open(table)

@@ -18,8 +18,8 @@ from ecellm_mlx.cli.output import emit_table, narrate
 from ecellm_mlx.errors import UsageError
 
 if TYPE_CHECKING:
-    from ecellm_mlx.catalog.guess import Guess
     from ecellm_mlx.tables import Table
+    from ecellm_mlx.tables.guess import Guess
     from ecellm_mlx.tasks.registry import Task
 
 FORMATS = "A CSV, TSV, JSONL, Parquet or XLSX file."
@@ -117,9 +117,9 @@ def question_of(table: Table, asked: Asked) -> dict[str, Any]:
         DataError: a file of labels, attributes or a mapping cannot be read.
     """
     from ecellm_mlx.catalog import lists, saved
-    from ecellm_mlx.catalog.guess import guess
-    from ecellm_mlx.catalog.mapping import TARGETS
-    from ecellm_mlx.catalog.question import DEFAULT_MAX_WORDS
+    from ecellm_mlx.data.question import DEFAULT_MAX_WORDS
+    from ecellm_mlx.tables.guess import guess
+    from ecellm_mlx.tasks.fields import TARGETS
     from ecellm_mlx.tasks.registry import find as find_task
 
     kept = saved.load(asked.mapping_file) if asked.mapping_file else saved.SavedQuestion()
@@ -147,7 +147,7 @@ def question_of(table: Table, asked: Asked) -> dict[str, Any]:
 
 
 def _confirmed(table: Table, found: Guess, task: Task | None, yes: bool) -> list[str]:
-    from ecellm_mlx.catalog.mapping import TARGETS
+    from ecellm_mlx.tasks.fields import TARGETS
 
     options = " ".join(f'--map "{item}"' for item in found.options())
     lacking = ", ".join(found.missing)

@@ -1,6 +1,6 @@
 """Own tables as rows: what was asked, what the answer was, one training row a line.
 
-The question part is the catalog's (``catalog.question``): the same ``--map`` options make
+The question part is that of catalogs (``data.question``): the same ``--map`` options make
 the same inputs, so that a model is trained on what it will be asked. Here an answer is
 added to each row, and rows are divided into training, validation and test by their input,
 so that no input is in two of them.
@@ -23,14 +23,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx.catalog import question as questions
-from ecellm_mlx.catalog.mapping import TARGETS, split_list
+from ecellm_mlx.data import question as questions
 from ecellm_mlx.data.json_items import Finding
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.schema import JUDGMENTS, OWN_SETTING, RowError, quote, row_from
 from ecellm_mlx.errors import DataError, UsageError
 from ecellm_mlx.files import ensure_folder, write_atomic
 from ecellm_mlx.tables import BadRow, TableRow, open_table
+from ecellm_mlx.tables.mapping import split_list
+from ecellm_mlx.tasks.fields import TARGETS
 from ecellm_mlx.tasks.registry import Answer, Kind, Task
 from ecellm_mlx.tasks.registry import find as find_task
 

@@ -33,7 +33,7 @@ class Finding:
         cure = self.cure
         if others:
             more = f"{others} more {'row has an error' if others == 1 else 'rows have errors'}"
-            cure = f"{cure or 'correct it'} (and {more}: `ecell data check {path}` lists them)"
+            cure = f"{cure or 'correct it'} (and {more}: `ecellm data check {path}` lists them)"
         return DataError.at(
             path, self.line, self.what, got=self.got, expected=self.expected, cure=cure
         )
@@ -54,7 +54,7 @@ def items(path: Path) -> Iterator[tuple[int, Any]]:
             f"{path}: is not a file of rows",
             got=path.suffix or "a name without an ending",
             expected="a .jsonl or .json file",
-            cure="turn a table into rows with `ecell data import`",
+            cure="turn a table into rows with `ecellm data import`",
         )
     try:
         with path.open("rb") as stream:

@@ -9,12 +9,12 @@ published inference renders instruction, input and options only, and so do we.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from ecellm_mlx.errors import DataError
+from ecellm_mlx.tasks.fields import LISTS, lettered
 from ecellm_mlx.tasks.registry import Kind, Task
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ PREAMBLE = (
     "further context. Write a response that appropriately completes the request.\n\n"
 )
 DESCRIPTION_WORDS = 50  # of each product in the published matching rows
-LISTS = ("history", "product list", "document")  # fields that hold several texts
 
 
 class Frame(StrEnum):
@@ -107,25 +106,6 @@ def input_text(task: Task, values: Mapping[str, Any]) -> str:
     if isinstance(attributes := parts.get("target attributes"), list | tuple):
         parts["target attributes"] = " and ".join(attributes)
     return json.dumps(parts)
-
-
-def attribute_names(text: str) -> list[str]:
-    """The attributes that ``target attributes`` names, as answers write them."""
-    names = re.split(r",\s*(?:and\s+)?|\s+and\s+", text)
-    return list(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
-
-
-def lettered(items: Sequence[str]) -> list[str]:
-    """``["A: first", "B: second", …]``, the way options and ranked products are written.
-
-    Raises:
-        DataError: there are more items than letters.
-    """
-    if len(items) > 26:
-        raise DataError(
-            "too many options for one question", got=str(len(items)), expected="at most 26"
-        )
-    return [f"{chr(ord('A') + n)}: {item}" for n, item in enumerate(items)]
 
 
 def _product(values: Mapping[str, Any], number: int) -> dict[str, Any]:

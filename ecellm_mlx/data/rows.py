@@ -187,7 +187,7 @@ def dataset(folder: Path) -> DatasetFiles:
             f"{folder}: there are no training rows",
             got=", ".join(present) or "an empty folder",
             expected=layout,
-            cure="rename the file, or make one with `ecell data import`",
+            cure="rename the file, or make one with `ecellm data import`",
         )
     return DatasetFiles(train, found["val"], found["test"])
 

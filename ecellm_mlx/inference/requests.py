@@ -18,11 +18,11 @@ from ecellm_mlx.data import prompts
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.models.loading import LoadedModel
+from ecellm_mlx.tasks.fields import TARGETS, attribute_names
 from ecellm_mlx.tasks.registry import Answer as AnswerForm
 from ecellm_mlx.tasks.registry import Kind, Task
 from ecellm_mlx.tasks.registry import find as find_task
 
-TARGET_ATTRIBUTES = "target attributes"
 # Characters of an input's texts below which none is shortened any further.
 MIN_CHARACTERS = 8
 
@@ -192,12 +192,7 @@ def _leaves(value: Any) -> list[str]:
     if isinstance(value, list):
         return [leaf for item in value for leaf in _leaves(item)]
     if isinstance(value, dict):
-        return [
-            leaf
-            for k, item in value.items()
-            if k != TARGET_ATTRIBUTES
-            for leaf in _leaves(item)
-        ]
+        return [leaf for k, item in value.items() if k != TARGETS for leaf in _leaves(item)]
     return []
 
 
@@ -207,10 +202,7 @@ def _capped(value: Any, cap: int) -> Any:
     if isinstance(value, list):
         return [_capped(item, cap) for item in value]
     if isinstance(value, dict):
-        return {
-            k: item if k == TARGET_ATTRIBUTES else _capped(item, cap)
-            for k, item in value.items()
-        }
+        return {k: item if k == TARGETS else _capped(item, cap) for k, item in value.items()}
     return value
 
 
@@ -268,15 +260,13 @@ def extraction_slots(row: Row) -> tuple[list[str], dict[str, str]]:
         DataError: the input names no target attributes.
     """
     value = _input_object(row)
-    attributes = prompts.attribute_names(str(value.get(TARGET_ATTRIBUTES, "")))
+    attributes = attribute_names(str(value.get(TARGETS, "")))
     if not attributes:
         raise DataError(
-            f"row {row.id} names no {TARGET_ATTRIBUTES!r} in its input",
+            f"row {row.id} names no {TARGETS!r} in its input",
             cure="add the attributes to look for",
         )
-    return attributes, {
-        name: _plain(text) for name, text in value.items() if name != TARGET_ATTRIBUTES
-    }
+    return attributes, {name: _plain(text) for name, text in value.items() if name != TARGETS}
 
 
 def _plain(value: Any) -> str:

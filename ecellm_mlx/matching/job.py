@@ -18,7 +18,7 @@ from typing import Any
 from ecellm_mlx import jobs
 from ecellm_mlx.catalog import body, writing
 from ecellm_mlx.catalog.journal import Journal
-from ecellm_mlx.catalog.question import Question, build
+from ecellm_mlx.data.question import Question, build
 from ecellm_mlx.device import runtime
 from ecellm_mlx.errors import JobError, UsageError
 from ecellm_mlx.jobs import events

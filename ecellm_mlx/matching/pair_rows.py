@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ecellm_mlx.catalog.question import Question
+from ecellm_mlx.data.question import Question
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.schema import OWN_SETTING
 from ecellm_mlx.errors import DataError, UsageError

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ecellm_mlx.catalog.guess import guess
 from ecellm_mlx.errors import DataError, UsageError
 from ecellm_mlx.matching.candidates import Candidate
 from ecellm_mlx.tables import BadRow, Column, Table, TableRow, Writer
+from ecellm_mlx.tables.guess import guess
 from ecellm_mlx.tasks.registry import PRODUCT_PARTS
 from ecellm_mlx.tasks.registry import find as find_task
 

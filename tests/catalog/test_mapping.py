@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ecellm_mlx import sample
-from ecellm_mlx.catalog import lists, mapping, preview, saved
-from ecellm_mlx.catalog.guess import guess
-from ecellm_mlx.catalog.question import OWN_OPTIONS, Question, build
+from ecellm_mlx.catalog import lists, preview, saved
 from ecellm_mlx.data import rows
+from ecellm_mlx.data.question import OWN_OPTIONS, Question, build
 from ecellm_mlx.errors import DataError, UsageError
-from ecellm_mlx.tables import open_table
+from ecellm_mlx.tables import mapping, open_table
+from ecellm_mlx.tables.guess import guess
 from ecellm_mlx.tasks.registry import TASKS, find
 
 

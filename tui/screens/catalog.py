@@ -18,6 +18,7 @@ from textual.worker import get_current_worker
 
 from ecellm_mlx import jobs
 from ecellm_mlx.errors import EcellmError
+from ecellm_mlx.tasks.fields import TARGETS
 from ecellm_mlx.tasks.registry import Kind, Task, find
 from tui import child, found
 from tui.cells import BAD, cell
@@ -39,7 +40,6 @@ from tui.widgets.table import Table
 SETTLE_S = 0.4  # typing is over when nothing was typed for this long
 PREVIEW_ROWS = 3
 NOTHING = ("–", "")
-TARGETS = "target attributes"
 # Tasks whose answers need nothing but the product, first.
 TASK_ORDER = ("AVE", "SA", "AP", "AG", "PSI", "MPC", "PM", "PRP", "QPR", "SR")
 

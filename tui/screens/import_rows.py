@@ -25,7 +25,7 @@ from tui.widgets.problem import Problem
 
 NOTHING = ("–", "")
 OPTIONS, OUTPUT = "options", "output"
-OWN_OPTIONS = ("SA", "PRP", "MPC")  # as in ``catalog.question``
+OWN_OPTIONS = ("SA", "PRP", "MPC")  # as in ``data.question``
 
 
 @dataclass(frozen=True)

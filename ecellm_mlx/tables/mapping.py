@@ -12,12 +12,9 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as Values
 from dataclasses import dataclass
 
-from ecellm_mlx.data.prompts import LISTS
 from ecellm_mlx.errors import UsageError
+from ecellm_mlx.tasks.fields import LISTS, OPTIONS
 from ecellm_mlx.tasks.registry import Kind, Task
-
-OPTIONS = "options"  # a column with each row's own options
-TARGETS = "target attributes"
 
 
 @dataclass(frozen=True)

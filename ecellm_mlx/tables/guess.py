@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from ecellm_mlx.catalog.mapping import Mapping, missing
 from ecellm_mlx.tables import Table
+from ecellm_mlx.tables.mapping import Mapping, missing
 from ecellm_mlx.tasks.registry import Task
 
 SAMPLE_ROWS = 200

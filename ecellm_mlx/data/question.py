@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from ecellm_mlx.catalog import mapping as mappings
-from ecellm_mlx.catalog.mapping import OPTIONS, TARGETS, Mapping
-from ecellm_mlx.data.prompts import input_text, lettered
+from ecellm_mlx.data.prompts import input_text
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError, UsageError
+from ecellm_mlx.tables import mapping as mappings
+from ecellm_mlx.tables.mapping import Mapping
+from ecellm_mlx.tasks.fields import OPTIONS, TARGETS, lettered
 from ecellm_mlx.tasks.registry import Kind, Task
 from ecellm_mlx.tasks.registry import find as find_task
 
