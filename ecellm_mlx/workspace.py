@@ -9,37 +9,21 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ecellm_mlx.files import ensure_folder
 
 
-@dataclass(frozen=True)
 class Workspace:
     """The folders under one home."""
 
-    home: Path
-
-    @property
-    def models(self) -> Path:
-        """Model folders, one for each registry name."""
-        return self.home / "models"
-
-    @property
-    def datasets(self) -> Path:
-        """Datasets pulled from the hub or imported."""
-        return self.home / "datasets"
-
-    @property
-    def runs(self) -> Path:
-        """Run directories of jobs that were not given ``--out``."""
-        return self.home / "runs"
-
-    @property
-    def config(self) -> Path:
-        """Settings of the faces."""
-        return self.home / "config"
+    def __init__(self, home: Path) -> None:
+        self.home: Final = home
+        self.models: Final = home / "models"  # model folders, one for each registry name
+        self.datasets: Final = home / "datasets"  # pulled from the hub or imported
+        self.runs: Final = home / "runs"  # of jobs that were not given ``--out``
+        self.config: Final = home / "config"  # settings of the faces
 
     def new_run(self, kind: str) -> Path:
         """Create a run directory with a sortable name that is not taken."""

@@ -141,9 +141,9 @@ def _open_face(name: str, **options: Any) -> None:
 
     from ecellm_mlx.errors import EcellmError
 
-    found = entry_points(group="ecellm_mlx.faces", name=name)
-    if not found:
+    faces = entry_points(group="ecellm_mlx.faces", name=name)
+    if not faces:
         raise EcellmError(
             "the terminal UI is not installed", cure="install ecellm-mlx again with pip"
         )
-    next(iter(found)).load()(**options)
+    next(iter(faces)).load()(**options)

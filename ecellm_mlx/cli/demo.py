@@ -161,10 +161,10 @@ def _write_rows(folder: Path, size: Size) -> Path:
     for split, count in (("train", size.train), ("val", size.val), ("test", size.test)):
         chosen: list[rows.Row] = []
         for task in TASK_NAMES:
-            found = rows.load(
+            of_task = rows.load(
                 sample.folder() / f"{split}.jsonl", tasks=[task], settings=[SETTING]
             )
-            chosen += rows.stratified(found, count, SEED)
+            chosen += rows.stratified(of_task, count, SEED)
         write_atomic(folder / f"{split}.jsonl", _lines(chosen))
         narrate(f"{split}: {len(chosen)} rows of {', '.join(TASK_NAMES)}")
     return folder

@@ -126,17 +126,17 @@ def generate(
 def _streamed(answerer: Answerer, row: Row, decoding: str, *, silent: bool) -> Answer:
     from ecellm_mlx.inference.answers import Decoding
 
-    found: list[Answer] = []
+    answers: list[Answer] = []
 
     def texts() -> Iterator[str]:
         for piece in answerer.stream(row, Decoding(decoding)):
             yield piece.text
             if piece.answer is not None:
-                found.append(piece.answer)
+                answers.append(piece.answer)
 
     for _ in _shown(texts(), silent=silent):
         pass
-    return found[0]
+    return answers[0]
 
 
 def _shown(pieces: Iterator[str], *, silent: bool) -> Iterator[str]:
@@ -175,29 +175,29 @@ def _row(task: str, text: str | None, options: str | None, instruction: str | No
     from ecellm_mlx.errors import UsageError
     from ecellm_mlx.tasks.registry import Kind, find
 
-    found = find(task)
+    asked = find(task)
     if not text:
         raise UsageError(
             "--task needs --input",
-            expected="JSON with " + ", ".join(repr(name) for name in found.required),
+            expected="JSON with " + ", ".join(repr(name) for name in asked.required),
         )
     try:
         value: Any = json_module.loads(text)
     except ValueError:
         value = None
-    if isinstance(value, dict) and set(value) <= set(found.fields):
-        text = prompts.input_text(found, value)
-    if found.kind is Kind.CHOICE:
+    if isinstance(value, dict) and set(value) <= set(asked.fields):
+        text = prompts.input_text(asked, value)
+    if asked.kind is Kind.CHOICE:
         try:
             parse_options(options or "")
         except ValueError as error:
             raise UsageError(
-                f"--options of {found.name} cannot be read"
+                f"--options of {asked.name} cannot be read"
                 if options
                 else "--options is missing",
                 got=str(error) if options else "",
                 expected='a JSON list of texts such as \'["A: …", "B: …"]\'',
             ) from None
     return Row(
-        "question", instruction or found.instruction, text, options, "", found.name, "own", ""
+        "question", instruction or asked.instruction, text, options, "", asked.name, "own", ""
     )

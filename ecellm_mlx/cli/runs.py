@@ -71,35 +71,16 @@ def resume(
 
         together.resume(run, json=json)
         return
-    found = jobs.find(run)
-    if found.status().state is not jobs.State.PAUSED:
-        start_and_follow(resumable(found), detach, json)
+    directory = jobs.find(run)
+    if directory.status().state is not jobs.State.PAUSED:
+        start_and_follow(jobs.require_resumable(directory), detach, json)
         return
-    found.request(jobs.Control.RESUME)
+    directory.request(jobs.Control.RESUME)
     if detach:
         narrate(f"resumed; watch it with `ecellm watch {run}`")
-        emit(str(found.path))
+        emit(str(directory.path))
     else:
-        _report(found, json, from_start=False)
-
-
-def resumable(found: RunDirectory) -> RunDirectory:
-    """``found``, if a process can be started that goes on with it.
-
-    Raises:
-        JobError: it is running or finished.
-    """
-    from ecellm_mlx import jobs
-    from ecellm_mlx.errors import JobError
-
-    state = found.status().state
-    if state.live:
-        raise JobError(
-            f"{found.path} is still {state}", cure=f"watch it with `ecellm watch {found.path}`"
-        )
-    if state is jobs.State.FINISHED:
-        raise JobError(f"{found.path} is finished", cure="start a new run")
-    return found
+        _report(directory, json, from_start=False)
 
 
 def list_runs(json: options.Json = False) -> None:
@@ -176,9 +157,9 @@ def checkpoint(run: options.Run) -> None:
 def _ask(run: str, order: str, words: str) -> None:
     from ecellm_mlx import jobs
 
-    found = jobs.find(run)
-    found.request(jobs.Control(order))
-    narrate(f"asked {found.path.name} to {words}; watch it with `ecellm watch {run}`")
+    directory = jobs.find(run)
+    directory.request(jobs.Control(order))
+    narrate(f"asked {directory.path.name} to {words}; watch it with `ecellm watch {run}`")
 
 
 def watch(run: options.Run, json: options.Json = False) -> None:

@@ -42,9 +42,10 @@ def train(
 
 def resume(name: str, *, json: bool) -> None:
     """Resume on all ranks; the run is on the first one's machine."""
-    from ecellm_mlx.cli.runs import resumable
-
-    _run(lambda start: followers.resume(lambda: resumable(jobs.find(name)), start), json)
+    _run(
+        lambda start: followers.resume(lambda: jobs.require_resumable(jobs.find(name)), start),
+        json,
+    )
 
 
 def _run(execute: Callable[[Callable[[jobs.RunDirectory], None]], int], json: bool) -> None:

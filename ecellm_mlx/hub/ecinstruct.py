@@ -119,7 +119,7 @@ def convert(
             f"{target} is there already and was not pulled from the hub",
             cure="move it away and pull again",
         )
-    found: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    by_setting: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     files = sorted(path for path in source.glob("*.json*") if path.stem in SPLITS)
     if not files:
         raise DataError(
@@ -128,26 +128,28 @@ def convert(
     for path in files:
         say(f"reading {path.name}")
         for row in _rows(path):
-            found[row.setting][row.split].append(row)
+            by_setting[row.setting][row.split].append(row)
     if labels:
-        for by_split in found.values():
+        for by_split in by_setting.values():
             if "test" in by_split:
                 by_split["test"] = _judged(by_split["test"], labels)
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     ensure_folder(partial)
-    for setting, by_split in found.items():
+    for setting, by_split in by_setting.items():
         folder = ensure_folder(partial / setting)
         for split, members in by_split.items():
             _write(folder / f"{split}.jsonl", members)
     for split in ("train", "val"):
-        if trained_on := found.get(TRAINED_ON, {}).get(split):
+        if trained_on := by_setting.get(TRAINED_ON, {}).get(split):
             _write(partial / f"{split}.jsonl", trained_on)
-    if tested := [row for setting in sorted(found) for row in found[setting].get("test", [])]:
+    if tested := [
+        row for setting in sorted(by_setting) for row in by_setting[setting].get("test", [])
+    ]:
         _write(partial / "test.jsonl", tested)
     counts = {
         setting: {split: len(members) for split, members in by_split.items()}
-        for setting, by_split in sorted(found.items())
+        for setting, by_split in sorted(by_setting.items())
     }
     write_json(partial / SUMMARY, {"repo": repo, "commit": commit, "rows": counts})
     _replace(partial, target)

@@ -22,6 +22,7 @@ from ecellm_mlx.jobs.process import (
     find,
     give_way,
     recent,
+    require_resumable,
     start,
     versions,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "find",
     "give_way",
     "recent",
+    "require_resumable",
     "start",
     "versions",
 ]

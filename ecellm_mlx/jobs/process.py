@@ -1,4 +1,4 @@
-"""A job is a process and a directory: create, start, find, run.
+"""A job as a process: create its directory, start it, find it, run it.
 
 A face creates the directory, writes ``job.json`` and starts
 ``python -m ecellm_mlx.jobs RUN_DIR`` in a session of its own, so that neither a
@@ -42,11 +42,11 @@ VERSIONED = ("ecellm-mlx", "mlx", "mlx-lm", "transformers", "numpy")
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a result, without importing them."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    by_package = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in VERSIONED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            by_package[name] = importlib.metadata.version(name)
+    return by_package
 
 
 def create(
@@ -141,15 +141,31 @@ def find(name: str) -> RunDirectory:
     raise JobError(f"there is no run {name!r}", cure="list the runs with `ecellm runs`")
 
 
+def require_resumable(run: RunDirectory) -> RunDirectory:
+    """``run`` itself, if a new process can go on with it.
+
+    Raises:
+        JobError: it is running or finished.
+    """
+    state = run.status().state
+    if state.live:
+        raise JobError(
+            f"{run.path} is still {state}", cure=f"watch it with `ecellm watch {run.path}`"
+        )
+    if state is State.FINISHED:
+        raise JobError(f"{run.path} is finished", cure="start a new run")
+    return run
+
+
 def recent(limit: int = 20) -> list[RunDirectory]:
     """Runs of the workspace, newest first."""
     folder = workspace.current().runs
-    found: list[tuple[float, Path]] = []
+    dated: list[tuple[float, Path]] = []
     for path in folder.glob("*/job.json") if folder.is_dir() else ():
         # A run may be deleted while we look.
         with contextlib.suppress(OSError):
-            found.append((path.stat().st_mtime, path.parent))
-    return [RunDirectory(path) for _, path in sorted(found, reverse=True)[:limit]]
+            dated.append((path.stat().st_mtime, path.parent))
+    return [RunDirectory(path) for _, path in sorted(dated, reverse=True)[:limit]]
 
 
 def execute(run: RunDirectory) -> int:
