@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from ecellm_mlx.data import rows
-from ecellm_mlx.training import reference
 from tests.conftest import write_rows
 
 QUICK = ["max_steps=1", "batch_size=4", "micro_batch_size=2"]
@@ -107,11 +106,3 @@ def test_adapter_and_checkpoint_of_another_base(
     status = json.loads((target / "status.json").read_text())
     (target / "status.json").write_text(json.dumps({**status, "state": "stopped"}))
     assert "was trained on another base model" in sentence(ecellm("resume", target))
-
-
-def test_the_reference_page_is_current() -> None:
-    page = Path(__file__).parents[2] / "docs" / "training.md"
-    text = page.read_text(encoding="utf-8")
-    assert reference.updated(text) == text, (
-        "run `python -m ecellm_mlx.training.reference docs/training.md`"
-    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ecellm_mlx.errors import RecipeError
+from ecellm_mlx.settings import as_text
 from ecellm_mlx.training import recipe, schedule
 
 
@@ -112,7 +113,7 @@ def test_presets_are_the_paper_s_and_laptops_change_only_what_they_say(name: str
 @pytest.mark.parametrize("name", recipe.names())
 def test_texts_of_settings_are_what_set_takes(name: str) -> None:
     values = recipe.read(name, ["rank_pattern=lm_head:8,q_proj:4"])
-    texts = [f"{key}={recipe.as_text(value)}" for key, value in values.to_dict().items()]
+    texts = [f"{key}={as_text(value)}" for key, value in values.to_dict().items()]
     assert recipe.read(None, texts) == values
 
 

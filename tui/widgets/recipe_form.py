@@ -14,8 +14,8 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from ecellm_mlx.training import recipe
-from ecellm_mlx.training.recipe import as_text
+from ecellm_mlx.settings import Setting, as_text, described
+from ecellm_mlx.training.recipe import Recipe
 from tui.widgets.cycle import Cycle
 from tui.widgets.problem import Problem
 
@@ -38,12 +38,11 @@ class SettingRow(Widget):
 
         row: SettingRow
 
-    def __init__(self, key: str, kind: str, default: Any, doc: str) -> None:
+    def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self.key, self.kind, self.doc = key, kind, doc
-        self.base = self._told = as_text(default)
-        switch = ("true", "false") if isinstance(default, bool) else None
-        self._choices: tuple[str, ...] | None = recipe.CHOICES.get(key, switch)
+        self.key, self.kind, self.doc = setting.key, setting.kind, setting.doc
+        self.base = self._told = as_text(setting.default)
+        self._choices = setting.choices
 
     def render(self) -> Content:
         """The name."""
@@ -116,8 +115,7 @@ class RecipeForm(Vertical):
     def compose(self) -> ComposeResult:
         """The rows above, one explanation below."""
         with VerticalScroll(can_focus=False):
-            for key, kind, default, doc in recipe.describe():
-                yield SettingRow(key, kind, default, doc)
+            yield from map(SettingRow, described(Recipe))
         yield Static(id="explanation", markup=False)
         yield Problem(id="recipe-problem")
 
