@@ -13,6 +13,8 @@ sorted by length, which neither does by itself. Two protocols:
 
 Ours answers closed tasks and attribute lists with valid decoding, and free text greedily
 (``tuned``) or as the paper samples (``paper``). ``invalid`` is the published #invalid.
+``--device plain`` has ours compute by the plain path, MLX as it comes, which is what Macs
+run; ``auto``, the default, adds the extras of the Linux CPU backend.
 On a machine that others share, let the peers take turns (``--repeats``): the fastest run
 of each was disturbed least.
 
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -51,12 +54,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="keep each peer's fastest")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
     parser.add_argument("--weights", type=Path, help="keep the fused weights here")
+    parser.add_argument("--device", default="auto", choices=["auto", "plain"], help="of ours")
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
     parser.add_argument("--worker", choices=PEERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         json.dump(work(arguments.worker, json.load(sys.stdin)), sys.stdout)
         return
+    # Before anything asks for the device, here and in the processes of the peers.
+    os.environ["ECELLM_DEVICE"] = arguments.device
     if "tuned" in arguments.protocols and not arguments.adapter:
         arguments.protocols.remove("tuned")
         print("without --adapter there is no tuned model: paper's protocol only")
@@ -73,17 +79,17 @@ def choose_rows(data: list[Path] | None, tasks: list[str] | None, count: int) ->
     from ecellm_mlx.data import rows as rows_module
     from ecellm_mlx.tasks.registry import find
 
-    found = [
+    every = [
         row
         for path in data or [sample.folder() / "test.jsonl"]
         for row in rows_module.load(path, settings=[SETTING])
     ]
     names = (
-        [find(t).name for t in tasks] if tasks else list(dict.fromkeys(r.task for r in found))
+        [find(t).name for t in tasks] if tasks else list(dict.fromkeys(r.task for r in every))
     )
     chosen = []
     for name in names:
-        chosen += rows_module.stratified([r for r in found if r.task == name], count, 0)
+        chosen += rows_module.stratified([r for r in every if r.task == name], count, 0)
     return chosen
 
 
@@ -115,8 +121,8 @@ def compare(arguments: argparse.Namespace, rows: list[Any], folder: Path) -> lis
                 [sys.executable, __file__, "--worker", peer],
                 input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True,
             )  # fmt: skip
-            found = json.loads(run.stdout.splitlines()[-1])
-            measured[peer] = faster(measured.get(peer, found), found)
+            results = json.loads(run.stdout.splitlines()[-1])
+            measured[peer] = faster(measured.get(peer, results), results)
             print(f"{protocol}: {peer} done", file=sys.stderr)
         batch = arguments.batch_size
         print(f"\n{protocol}: {len(rows)} rows, batch {batch}, float32, BLAS {blas}")
@@ -189,8 +195,8 @@ def ours(job: dict[str, Any]) -> Callable[[list[Any]], Answers]:
     def answer(rows: list[Any]) -> Answers:
         free = job["paper"] and rows[0].task == "Answer_Generation"
         before = answerer.speed.answer_tokens
-        found = answerer.answer(rows, (Decoding.PAPER if free else Decoding.VALID,))
-        texts = {a.index: a.prediction for a in found}
+        answers = answerer.answer(rows, (Decoding.PAPER if free else Decoding.VALID,))
+        texts = {a.index: a.prediction for a in answers}
         tokens = answerer.speed.answer_tokens - before
         return [texts[i] for i in range(len(rows))], tokens
 
@@ -242,7 +248,7 @@ def transformers_peer(job: dict[str, Any]) -> Callable[[list[Any]], Answers]:
     stops = set(end if isinstance(end, list) else [end])
 
     def generate(prompts: list[list[int]]) -> list[list[int]]:
-        found: list[list[int]] = []
+        produced: list[list[int]] = []
         for start in range(0, len(prompts), job["batch_size"]):
             part = prompts[start : start + job["batch_size"]]
             width = max(map(len, part))
@@ -256,8 +262,8 @@ def transformers_peer(job: dict[str, Any]) -> Callable[[list[Any]], Answers]:
                 )  # fmt: skip
             for row in result[:, width:].tolist():
                 ends = [i for i, token in enumerate(row) if token in stops]
-                found.append(row[: ends[0]] if ends else row)
-        return found
+                produced.append(row[: ends[0]] if ends else row)
+        return produced
 
     return lambda rows: by_length(job, rows, generate)
 

@@ -372,7 +372,7 @@ class Answerer:
         return self._stops if free else NO_STOPS
 
     def _ended_by(self, stops: Stops) -> Callable[[list[int]], bool]:
-        return lambda tokens: bool(stops) and stops.found(self._text(tokens))
+        return lambda tokens: bool(stops) and stops.reached(self._text(tokens))
 
     def _compiled_grammar(self) -> Grammar:
         if self._grammar is None:

@@ -48,7 +48,7 @@ def branches(options: Sequence[Sequence[int]], end: int) -> list[Branch]:
         options: token ids of each option, all different.
         end: the token that ends an option which is a prefix of another.
     """
-    found: list[Branch] = []
+    tree: list[Branch] = []
     pending: list[tuple[tuple[int, ...], list[int]]] = [((), list(range(len(options))))]
     while pending:
         path, members = pending.pop(0)
@@ -58,11 +58,11 @@ def branches(options: Sequence[Sequence[int]], end: int) -> list[Branch]:
                 rest = options[index][len(path) :]
                 ways.setdefault(rest[0] if rest else end, []).append(index)
             if len(ways) > 1:
-                found.append(Branch(path, ways))
+                tree.append(Branch(path, ways))
                 pending += [((*path, token), group) for token, group in ways.items()]
                 break
             path = (*path, next(iter(ways)))
-    return found
+    return tree
 
 
 def shared_start(sequences: Sequence[Sequence[int]]) -> int:

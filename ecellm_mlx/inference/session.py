@@ -54,7 +54,7 @@ class Session:
     def __init__(self, emit: Emit, cancelled: Callable[[Any], bool] = lambda _: False) -> None:
         self._emit = emit
         self._cancelled = cancelled
-        self._seat: _Seat | None = None
+        self._model: _Model | None = None
 
     def serve(self, request: dict[str, Any]) -> None:
         """Serve one request; never raises for what the user can cause."""
@@ -85,28 +85,28 @@ class Session:
 
     def _load(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         began = time.perf_counter()
-        self._seat = None
+        self._model = None
         warnings: list[str] = []
-        seat = _Seat(str(request["model"]), request.get("adapter") or None, warnings.append)
-        self._seat = seat
+        model = _Model(str(request["model"]), request.get("adapter") or None, warnings.append)
+        self._model = model
         for message in warnings:
             yield {"event": "warning", "message": message}
         yield {
             "event": "loaded",
-            "device": seat.device,
-            "frame": str(seat.base.frame),
+            "device": model.device,
+            "frame": str(model.base.frame),
             "seconds": time.perf_counter() - began,
         }
 
     def _generate(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         began = time.perf_counter()
-        seat = self._seated(request)
+        model = self._model_of(request)
         watch = self._watch(request)
         limit = min(MAX_TOKENS, max(1, int(request.get("max_tokens", 200))))
         prompt, said = str(request["prompt"]), ""
         if request.get("chat"):
-            prompt = as_chat(seat.base.tokenizer, prompt)
-        pieces = seat.answerer.stream_text(
+            prompt = as_chat(model.base.tokenizer, prompt)
+        pieces = model.answerer.stream_text(
             prompt,
             max_tokens=limit,
             temperature=float(request.get("temperature", 0.0)),
@@ -117,34 +117,35 @@ class Session:
             said += piece
             if piece:
                 yield {"event": "text", "text": piece}
-        tokens = seat.count(said)
+        tokens = model.count(said)
         yield {
             "event": "done",
             "text": said,
             "tokens": tokens,
-            "prompt_tokens": seat.count(prompt),
+            "prompt_tokens": model.count(prompt),
             "seconds": time.perf_counter() - began,
             "ending": "length" if tokens >= limit else "end",
         }
 
     def _answer(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         began = time.perf_counter()
-        seat = self._seated(request)
+        model = self._model_of(request)
         watch = self._watch(request)
         for index, item in enumerate(request["rows"]):
             watch()
             try:
-                for event in seat.answer(_row(index, item), watch):
+                for event in model.answer(_row(index, item), watch):
                     yield {"index": index, **event}
             except EcellmError as error:
                 yield {"event": "answer", "index": index, "prediction": "", "error": str(error)}
         yield {"event": "done", "ending": "end", "seconds": time.perf_counter() - began}
 
-    def _seated(self, request: dict[str, Any]) -> _Seat:
-        if self._seat is None:
+    def _model_of(self, request: dict[str, Any]) -> _Model:
+        """The loaded model, on the side that a request asks for."""
+        if self._model is None:
             raise UsageError("no model is loaded", cure="send a load request first")
-        self._seat.use(adapter=request.get("side") == "adapter")
-        return self._seat
+        self._model.use(adapter=request.get("side") == "adapter")
+        return self._model
 
     def _watch(self, request: dict[str, Any]) -> Callable[[], None]:
         def watch() -> None:
@@ -154,7 +155,7 @@ class Session:
         return watch
 
 
-class _Seat:
+class _Model:
     """A loaded base, and an adapter that is put on and taken off as a request asks."""
 
     def __init__(self, model: str, adapter: str | None, warn: Callable[[str], None]) -> None:

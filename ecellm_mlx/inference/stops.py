@@ -22,7 +22,7 @@ class Stops:
     def __bool__(self) -> bool:
         return bool(self._texts)
 
-    def found(self, text: str) -> bool:
+    def reached(self, text: str) -> bool:
         """Whether one of them is in ``text``."""
         return any(stop in text for stop in self._texts)
 

@@ -333,7 +333,7 @@ def _stored_dtype(model: nn.Module) -> mx.Dtype:
 
 
 def _stop_ids(config: dict[str, Any], tokenizer: Any) -> frozenset[int]:
-    found = config.get("eos_token_id")
-    ids = set(found) if isinstance(found, list) else {found}
+    stated = config.get("eos_token_id")
+    ids = set(stated) if isinstance(stated, list) else {stated}
     ids.add(tokenizer.eos_token_id)
     return frozenset(i for i in ids if isinstance(i, int))

@@ -19,7 +19,7 @@ def test_what_was_shown_is_never_taken_back(text: str, stops: list[str]) -> None
     shown = ""
     for length in range(len(text) + 1):
         so_far = text[:length]
-        if looking.found(so_far):
+        if looking.reached(so_far):
             break
         settled = looking.settled(so_far)
         assert settled.startswith(shown)
@@ -33,7 +33,7 @@ def test_what_was_shown_is_never_taken_back(text: str, stops: list[str]) -> None
 def test_without_stops_nothing_is_held_back() -> None:
     none = Stops(())
     assert not none
-    assert not none.found("a\n###")
+    assert not none.reached("a\n###")
     assert none.cut("a\n###") == none.settled("a\n###") == "a\n###"
     assert Stops(("\n###",)).settled("a\n##") == "a"
 
