@@ -6,6 +6,10 @@ are declared here because this package imports nothing of the engine.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+Retold = TypeVar("Retold", bound="EcellmError")
+
 
 class EcellmError(Exception):
     """A failure that the user can act on.
@@ -38,6 +42,10 @@ class EcellmError(Exception):
         )
         text = f"{self.what}: {details}" if details else self.what
         return (f"{text}; {self.cure}" if self.cure else text).rstrip(".") + "."
+
+    def retold(self, kind: type[Retold]) -> Retold:
+        """The same sentence as an error of another kind."""
+        return kind(self.what, got=self.got, expected=self.expected, cure=self.cure)
 
 
 class ConversionError(EcellmError):

@@ -17,9 +17,10 @@ import mlx.core as mx
 from converters.adapter import LoraModule
 from converters.errors import ConversionError
 from converters.folders import read_json, write_json
+from converters.header import read_header
 from converters.names import PEFT_PREFIX, natural
 from converters.peft_config import PeftSettings, parse
-from converters.tensors import read_header, read_sharded
+from converters.tensors import read_sharded
 
 STEM, WEIGHTS, CONFIG = "adapter_model", "adapter_model.safetensors", "adapter_config.json"
 LINEAR, EMBEDDING = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")
@@ -152,7 +153,7 @@ def _module(
 def _recorded(folder: Path) -> dict[str, Any]:
     if not (folder / WEIGHTS).exists():
         return {}
-    text = read_header(folder / WEIGHTS).get("__metadata__", {}).get("ecellm")
+    text = read_header(folder / WEIGHTS).metadata.get("ecellm")
     try:
         value = json.loads(text) if text else {}
     except ValueError:

@@ -1,22 +1,20 @@
 """Read tensor files that may come from anywhere.
 
-A safetensors header is validated by the safetensors library (lengths, offsets,
-shapes) before MLX maps the file, and names, dtypes and shard names are checked here.
+A safetensors header is checked before MLX maps the file (``converters.header``); names,
+dtypes and shard names are checked here.
 A PyTorch file is decoded without executing its pickle: see ``converters.torch_file``.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
 from converters.errors import ConversionError
 from converters.folders import read_json
+from converters.header import damaged, read_header
 
 # The dtypes that both formats keep; anything else would have to be cast.
 DTYPES = ("F32", "F16", "BF16")
@@ -31,13 +29,9 @@ def read_tensors(path: Path) -> dict[str, mx.array]:
         ConversionError: the file is missing, truncated or hostile, or holds a name or
             a dtype that no adapter has.
     """
-    header = read_header(path)
-    check_names(path, [name for name in header if name != "__metadata__"])
-    other = {
-        name: entry["dtype"]
-        for name, entry in header.items()
-        if name != "__metadata__" and entry["dtype"] not in DTYPES
-    }
+    entries = read_header(path).tensors
+    check_names(path, list(entries))
+    other = {n: e["dtype"] for n, e in entries.items() if e["dtype"] not in DTYPES}
     if other:
         listed = ", ".join(f"{name} ({dtype})" for name, dtype in list(other.items())[:10])
         raise ConversionError(
@@ -47,31 +41,9 @@ def read_tensors(path: Path) -> dict[str, mx.array]:
     try:
         arrays = mx.load(str(path), format="safetensors")
     except (OSError, RuntimeError, ValueError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, str(error)) from None
     assert isinstance(arrays, dict)
     return arrays
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The validated header of a safetensors file: name → dtype, shape, offsets.
-
-    Raises:
-        ConversionError: the file is missing, truncated or hostile.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as handle:
-            handle.keys()
-        with path.open("rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            header = json.loads(stream.read(length))
-    except FileNotFoundError:
-        raise ConversionError(f"{path} is missing; check the folder.") from None
-    except (SafetensorError, OSError, ValueError, struct.error) as error:
-        raise _damaged(path, error) from None
-    assert isinstance(header, dict)
-    return header
 
 
 def read_sharded(folder: Path, stem: str) -> dict[str, mx.array]:
@@ -141,7 +113,3 @@ def _shards(folder: Path, index: Path) -> dict[str, mx.array]:
             f"the shards of {index} lack {', '.join(absent[:10])}; copy them again."
         )
     return arrays
-
-
-def _damaged(path: Path, error: Exception) -> ConversionError:
-    return ConversionError(f"{path} is damaged ({error}); copy it again.")

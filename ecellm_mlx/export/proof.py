@@ -27,8 +27,8 @@ from ecellm_mlx.models.adapter_files import folder_of
 from ecellm_mlx.models.fingerprint import weight_files
 
 from converters import phi_layout
+from converters.header import read_header
 from converters.peft_files import read_peft
-from converters.tensors import read_header
 from converters.verify import Verification, compare
 
 Logits = list[np.ndarray]
@@ -261,5 +261,5 @@ def _torch_base(path: Path) -> Any:
 
 
 def _old_names(path: Path) -> bool:
-    tensors = (name for file in weight_files(path) for name in read_header(file))
+    tensors = (name for file in weight_files(path) for name in read_header(file).tensors)
     return phi_layout.is_legacy({name.rpartition(".")[0] for name in tensors})

@@ -19,7 +19,7 @@ from ecellm_mlx.models.fingerprint import weight_files
 
 from converters import names
 from converters.base import EMBEDDING, HEAD, BaseModel, Layer
-from converters.tensors import read_header
+from converters.header import read_header
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -86,10 +86,10 @@ def _hugging_face_shapes(path: Path, config: dict[str, Any]) -> Shapes:
     shapes: Shapes = {}
     for file in weight_files(path):
         header = read_header(file)
-        if header.pop("__metadata__", {}).get("format") != "pt":
+        if header.metadata.get("format") != "pt":
             names.check_architecture(str(config["model_type"]))
         shapes.update(
-            {n.removesuffix(".weight"): tuple(entry["shape"]) for n, entry in header.items()}
+            {n.removesuffix(".weight"): tuple(e["shape"]) for n, e in header.tensors.items()}
         )
     return shapes
 

@@ -6,24 +6,19 @@ model of 26 GB is identified in well under a second. Works on plain files only.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from ecellm_mlx.errors import ModelError
+from ecellm_mlx.errors import ConversionError, ModelError
+
+from converters.header import AGAIN, peek_header, read_header
 
 BLOCK = 64 * 1024
 BLOCKS_PER_FILE = 64
-# The limit that the safetensors library itself sets.
-MAX_HEADER = 100_000_000
-LFS_POINTER = b"version https://git-lfs"
 INDEX = "model.safetensors.index.json"
-AGAIN = "pull or copy it again"
 
 # What a config says of tools, of a place or of a default, and not of the model.
 VOLATILE = frozenset(
@@ -61,12 +56,14 @@ def base_fingerprint(folder: Path) -> str:
     _add(digest, json.dumps(_stable(_read_config(folder)), sort_keys=True).encode())
     for path in weight_files(folder):
         _add(digest, path.name.encode())
-        with _opened(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            header = _read_header(path, stream, size)
-            _add(digest, struct.pack("<Q", size))
-            _add(digest, header)
-            for start in _sample(8 + len(header), size):
+        try:
+            header = peek_header(path)
+        except ConversionError as error:
+            raise error.retold(ModelError) from None
+        _add(digest, struct.pack("<Q", header.size))
+        _add(digest, header.raw)
+        with path.open("rb") as stream:
+            for start in _sample(8 + len(header.raw), header.size):
                 stream.seek(start)
                 digest.update(stream.read(BLOCK))
     return digest.hexdigest()
@@ -79,30 +76,10 @@ def verify_safetensors(path: Path) -> None:
         ModelError: the header is damaged, a tensor lies outside the file, or the
             file is shorter or longer than its header says.
     """
-    with _opened(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        header = _read_header(path, stream, size)
-    start = 8 + len(header)
-    end = start
-    for name, entry in _parse_header(path, header).items():
-        if name == "__metadata__":
-            continue
-        try:
-            first, last = entry["data_offsets"]
-            sound = 0 <= int(first) <= int(last) and isinstance(entry["dtype"], str)
-        except (KeyError, TypeError, ValueError):
-            sound = False
-        if not sound:
-            raise _damaged(path, f"the header's entry of tensor {name} makes no sense")
-        end = max(end, start + int(last))
-    if size != end:
-        what = "truncated" if size < end else "too long"
-        raise ModelError(
-            f"{path} is {what}",
-            expected=f"{end:,} bytes",
-            got=f"{size:,}",
-            cure=AGAIN,
-        )
+    try:
+        read_header(path)
+    except ConversionError as error:
+        raise error.retold(ModelError) from None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -176,51 +153,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise _damaged(path, "it is no JSON object")
     return config
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with path.open("rb") as stream:
-            yield stream
-    except OSError as error:
-        raise ModelError(
-            f"{path} cannot be read", got=str(error.strerror), cure=AGAIN
-        ) from None
-
-
-def _read_header(path: Path, stream: BinaryIO, size: int) -> bytes:
-    """The header's JSON; ``stream`` stands at the first byte of data after it."""
-    start = stream.read(len(LFS_POINTER))
-    if start == LFS_POINTER:
-        raise ModelError(
-            f"{path} is a Git LFS pointer, not the weights themselves",
-            cure="run `git lfs pull` in its folder, or use `ecellm models pull`",
-        )
-    if len(start) < 8:
-        raise _damaged(path, f"it has {size} bytes, fewer than a header needs")
-    length: int = struct.unpack("<Q", start[:8])[0]
-    if length > MAX_HEADER:
-        raise _damaged(path, "it does not start with a safetensors header")
-    if 8 + length > size:
-        raise ModelError(
-            f"{path} is truncated within its header",
-            expected=f"at least {8 + length:,} bytes",
-            got=f"{size:,}",
-            cure=AGAIN,
-        )
-    stream.seek(8)
-    return stream.read(length)
-
-
-def _parse_header(path: Path, header: bytes) -> dict[str, Any]:
-    try:
-        entries = json.loads(header)
-    except ValueError:
-        raise _damaged(path, "its header is not JSON") from None
-    if not isinstance(entries, dict):
-        raise _damaged(path, "its header is no JSON object")
-    return entries
 
 
 def _damaged(path: Path, how: str) -> ModelError:

@@ -56,7 +56,7 @@ HOSTILE: dict[str, tuple[Any, bytes, int | None]] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_headers(tmp_path: Path, name: str) -> None:
     path = write_safetensors(tmp_path / "x.safetensors", *HOSTILE[name])
-    with pytest.raises(ConversionError, match=r"x\.safetensors is damaged"):
+    with pytest.raises(ConversionError, match=r"x\.safetensors is (damaged|trunc|too lo)"):
         read_tensors(path)
 
 
@@ -99,7 +99,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 4, 8, 40, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(ConversionError, match="damaged"):
+        with pytest.raises(ConversionError, match=r"x\.safetensors is (damaged|truncated)"):
             read_tensors(path)
 
 
