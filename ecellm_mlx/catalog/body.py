@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ecellm_mlx import device as compute_device
 from ecellm_mlx import jobs
 from ecellm_mlx.catalog import answering, asking
 from ecellm_mlx.catalog.guard import Guard
@@ -217,6 +218,4 @@ def load_model(context: jobs.JobContext) -> tuple[answering.Ask, Callable[[], fl
 
 def device() -> str:
     """What computes."""
-    from ecellm_mlx.device.backend import RUNTIME
-
-    return RUNTIME.device
+    return compute_device.name()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ecellm_mlx.device import runtime
+from ecellm_mlx.device import mac, runtime
 from ecellm_mlx.jobs import PAUSE_POLL_S, Control, JobContext, State
 
 # A condition must have passed by this much, or pause and work would alternate.
@@ -31,7 +31,7 @@ class Guard:
 
     battery_percent: float | None = None
     memory_gb: float | None = None
-    battery: Callable[[], runtime.Battery | None] = runtime.battery
+    battery: Callable[[], mac.Battery | None] = mac.battery
     memory: Callable[[], float] = runtime.available_memory_gb
     sleep: Callable[[float], None] = time.sleep
     interval_s: float = CHECK_INTERVAL_S

@@ -12,8 +12,8 @@ import warnings
 from importlib import metadata
 from typing import Any
 
-from ecellm_mlx import workspace
-from ecellm_mlx.device import runtime
+from ecellm_mlx import device, workspace
+from ecellm_mlx.device import blas, runtime
 from ecellm_mlx.jobs import versions
 
 SLOW_GFLOPS = 20.0
@@ -30,12 +30,12 @@ def examine() -> dict[str, Any]:
     """
     with warnings.catch_warnings():
         # The BLAS check says the same, with the measured rate.
-        warnings.simplefilter("ignore", runtime.SlowBlasWarning)
+        warnings.simplefilter("ignore", blas.SlowBlasWarning)
         machine = runtime.prepare()
     gflops = runtime.blas_gflops()
     memory = runtime.total_memory_gb()
     return {
-        "device": machine.device,
+        "device": device.name(),
         "machine": runtime.machine(),
         "blas": machine.blas.name,
         "blas_gflops": round(gflops, 1),
@@ -76,7 +76,7 @@ def _python() -> dict[str, str]:
 
 
 def _device(machine: runtime.Runtime) -> dict[str, str]:
-    if machine.device == "cpu" and sys.platform == "darwin":
+    if machine.backend == "cpu" and sys.platform == "darwin":
         return _check(
             "device",
             "warn",
@@ -84,7 +84,7 @@ def _device(machine: runtime.Runtime) -> dict[str, str]:
             "use a native arm64 Python; under Rosetta there is no Metal",
         )
     package = runtime.cuda_package()
-    if machine.on_cpu and package:
+    if machine.backend == "cpu" and package:
         return _check(
             "device",
             "warn",
@@ -92,27 +92,27 @@ def _device(machine: runtime.Runtime) -> dict[str, str]:
             f"see that `nvidia-smi` lists a GPU, then run `pip install --force-reinstall "
             f"--no-deps {package}`: mlx-cpu puts its library in the same place",
         )
-    return _check("device", "ok", f"MLX computes on {machine.device}")
+    return _check("device", "ok", f"MLX computes on {device.name()}")
 
 
 def _blas(machine: runtime.Runtime, gflops: float) -> dict[str, str]:
     detail = f"{machine.blas.name}, {gflops:.0f} GFLOP/s in float32"
-    if machine.on_cpu and sys.platform == "linux" and not machine.blas.fast:
-        return _check("blas", "warn", detail, runtime.BLAS_CURE)
+    if machine.backend == "cpu" and sys.platform == "linux" and not machine.blas.fast:
+        return _check("blas", "warn", detail, blas.CURE)
     if gflops < SLOW_GFLOPS:
         return _check("blas", "warn", detail, "close other programs and measure again")
     return _check("blas", "ok", detail)
 
 
 def _compiler(machine: runtime.Runtime) -> dict[str, str]:
-    if machine.on_cpu and sys.platform == "linux" and not shutil.which("g++"):
+    if machine.backend == "cpu" and sys.platform == "linux" and not shutil.which("g++"):
         return _check(
             "compiler",
             "warn",
             "no g++: MLX cannot fuse element-wise operations",
             "install it (Debian and Ubuntu: `apt install g++`)",
         )
-    return _check("compiler", "ok", "not needed" if not machine.on_cpu else "found")
+    return _check("compiler", "ok", "not needed" if machine.backend != "cpu" else "found")
 
 
 def _memory(total_gb: float) -> dict[str, str]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecellm_mlx import jobs
+from ecellm_mlx import device, jobs
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.data.rows import Row
@@ -202,7 +202,6 @@ class _Run:
 
     def from_model(self) -> Iterator[list[Record]]:
         """Answers of the model on this machine."""
-        from ecellm_mlx.device.backend import RUNTIME
         from ecellm_mlx.inference.answers import Answerer, Decoding
         from ecellm_mlx.models import loading
 
@@ -220,7 +219,7 @@ class _Run:
             values=Values(config["values"]),
             warn=self.warn,
         )
-        self._announce(str(RUNTIME.device))
+        self._announce(device.name())
         decodings = [Decoding(name) for name in self.decodings]
         yield from local.answer(answerer, self.rows, decodings, self.journal, self.proceed)
         self.tokens_per_second = answerer.speed.tokens_per_second

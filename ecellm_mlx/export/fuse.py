@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.device.backend import mx, nn, tree_flatten
+from ecellm_mlx.device.dequantize import dequantized
 from ecellm_mlx.errors import AdapterError, ModelError
 from ecellm_mlx.models import loading, lora, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files
@@ -140,7 +141,7 @@ def _layer(
         main = key == "weight"
         if main and stored:
             compute = partial(
-                loading.dequantized,
+                dequantized,
                 **stored.arrays,
                 group_size=stored.group_size,
                 bits=stored.bits,

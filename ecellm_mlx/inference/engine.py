@@ -15,24 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecellm_mlx.device import runtime
+from ecellm_mlx import device
 from ecellm_mlx.device.backend import mx, nn, scalar
-from ecellm_mlx.device.cpu.core_threads import CoreThreads
-from ecellm_mlx.device.cpu.kernels import HostKernels
-from ecellm_mlx.device.cpu.packed import PASS_TOKENS, NotPackedError, PackedCache
-from ecellm_mlx.device.cpu.quantized import CrossoverEmbedding, CrossoverLinear
+from ecellm_mlx.device.protocol import Pass, RowCache, UnsuitedError
 from ecellm_mlx.errors import ModelError
-from ecellm_mlx.inference.cache import BatchCache, Pass, RowCache, layer_count
 from ecellm_mlx.models import body
 
 # A shorter common prefix saves less than its own forward pass costs.
 MIN_SHARED_PREFIX = 8
-# Tokens of a pass where every pass de-quantizes the weights anew.
-QUANTIZED_PASS_TOKENS = 8 * PASS_TOKENS
-# Largest relative difference of logits that is rounding: in float32, and where 16 bits or
-# a GPU's shortened float32 products (TF32) are computed with.
-ROUNDING = 1e-3
-ROUNDING_ON_GPU = 5e-2
 # Token ids that a model is tried with: in these rows, times one of these factors.
 PROBES = (1, 5, 3)
 PROBE_ROWS = ((0, 6), (6, 8), (8, 11))
@@ -77,7 +67,6 @@ class Engine:
 
     Attributes:
         vocab_size: width of the model's logits.
-        packed: whether rows are read without padding.
 
     Raises:
         ModelError: the model keeps another state than keys and values, or computes
@@ -88,27 +77,17 @@ class Engine:
         self.model = model
         self.batch_size = batch_size
         self._splits = not body.split_problem(model)
-        self._layers = layer_count(model)
-        self._host = HostKernels(model)
-        self._cores = CoreThreads()
-        kinds = {type(module) for module in model.modules()}
-        quantized = kinds & {CrossoverLinear, CrossoverEmbedding}
-        self._pass_tokens = QUANTIZED_PASS_TOKENS if quantized else PASS_TOKENS
         self.vocab_size = 0
-        self.packed = runtime.prepare().on_cpu
-        problem = self._problem()
-        if problem and self.packed:
-            # Its attention is its own; a padded batch may still suit it.
-            self.packed = False
-            problem = self._problem()
-        if problem:
-            raise problem
+        problem = None
+        for self.forward in device.current().forwards(model, layer_count(model)):
+            if not (problem := self._problem()):
+                return
+        assert problem is not None
+        raise problem
 
     def new_cache(self, rows: int) -> RowCache:
         """The cache of ``rows`` rows that have read nothing yet."""
-        if self.packed:
-            return PackedCache(self._layers, rows, self._pass_tokens)
-        return BatchCache(self._layers, rows)
+        return self.forward.cache(rows)
 
     def prefill(self, prompts: Sequence[Prompt]) -> Iterator[Prefilled]:
         """Read all prompts in batches, in order of group and length.
@@ -208,13 +187,13 @@ class Engine:
             rows = [[factor * (n + 1) for n in range(*ends)] for ends in PROBE_ROWS]
             try:
                 differences.append(self._difference(rows))
-            except (NotPackedError, TypeError, ValueError, AttributeError, IndexError) as error:
+            except (UnsuitedError, TypeError, ValueError, AttributeError, IndexError) as error:
                 return ModelError(
                     "this architecture cannot compute rows of different lengths at once",
                     got=" ".join(str(error).split())[:200],
                     cure="use a Llama, Mistral, Phi or Qwen model",
                 )
-            if differences[-1] <= (ROUNDING if runtime.prepare().on_cpu else ROUNDING_ON_GPU):
+            if differences[-1] <= device.current().traits.rounding:
                 return None
         return ModelError(
             "this architecture computes something else when rows share a batch",
@@ -272,11 +251,11 @@ class Engine:
             ``every`` one of its tokens, (T, hidden); None for a row without any.
         """
         found: list[list[mx.array]] = [[] for _ in continuations]
-        parts = cache.passes(continuations, self._cores.count)
+        parts = cache.passes(continuations, self.forward.cores)
         # Only what this thread is about to use may be left to be computed later.
         lazy = len(parts) == 1 == len(parts[0])
 
-        def read(_number: int, passes: list[Pass]) -> None:
+        def read(passes: Sequence[Pass]) -> None:
             for each in passes:
                 states = self._hidden(mx.array(each.tokens), each.layers).flatten(0, 1)
                 kept = {
@@ -291,8 +270,7 @@ class Engine:
                 for row, part in kept.items():
                     found[row].append(part)
 
-        with self._host.active():
-            self._cores.each(parts, read)
+        self.forward.run(parts, read)
         return [mx.concatenate(mine) if mine else None for mine in found]
 
     def _hidden(self, tokens: mx.array, layers: Sequence[Any]) -> mx.array:
@@ -304,6 +282,28 @@ class Engine:
     def _logits(self, hidden: mx.array) -> mx.array:
         """Logits of what ``_hidden`` gave, whatever that is."""
         return body.logits(self.model, hidden) if self._splits else hidden
+
+
+def layer_count(model: nn.Module) -> int:
+    """Number of layers that need a cache.
+
+    Raises:
+        ModelError: the architecture keeps another state than keys and values.
+    """
+    from mlx_lm.models.cache import (  # noqa: TID251
+        KVCache,
+        RotatingKVCache,
+        make_prompt_cache,
+    )
+
+    own: list[Any] = make_prompt_cache(model)
+    strange = {type(c).__name__ for c in own if not isinstance(c, KVCache | RotatingKVCache)}
+    if strange:
+        raise ModelError(
+            f"this architecture keeps a {', '.join(sorted(strange))}, which cannot be batched",
+            cure="use a Llama, Mistral or Phi model",
+        )
+    return len(own)
 
 
 def _worth_reading(prefix: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...]:

@@ -51,12 +51,12 @@ def serve(
     _check_port(host, port)
     # Before huggingface_hub is imported, which reads it once.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from ecellm_mlx.device.backend import RUNTIME
+    from ecellm_mlx import device
     from ecellm_mlx.models import loading
 
     loaded = loading.load(model, adapter, warn=say)
     address = f"http://{host}:{port}/v1"
-    say(f"{model}{f' with {adapter}' if adapter else ''} on {RUNTIME.device} at {address}")
+    say(f"{model}{f' with {adapter}' if adapter else ''} on {device.name()} at {address}")
     say(
         f"measure it with `ecellm eval --endpoint {address} --model default_model --frame "
         f"{loaded.frame} --data test.jsonl`; Ctrl-C ends it"

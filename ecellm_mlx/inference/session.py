@@ -159,11 +159,11 @@ class _Model:
     """A loaded base, and an adapter that is put on and taken off as a request asks."""
 
     def __init__(self, model: str, adapter: str | None, warn: Callable[[str], None]) -> None:
-        from ecellm_mlx.device.backend import RUNTIME
+        from ecellm_mlx import device
         from ecellm_mlx.inference.answers import Answerer
         from ecellm_mlx.models import adapter_files, loading
 
-        self.device = RUNTIME.device
+        self.device = device.name()
         self.base = loading.load(model, adapter, warn=warn)
         self._folder = None if adapter is None else adapter_files.folder_of(adapter)
         self._on = self._folder is not None

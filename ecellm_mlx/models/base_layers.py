@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.device.backend import mx, nn
+from ecellm_mlx.device.dequantize import dequantized_weight
 from ecellm_mlx.models import loading, lora, registry
 from ecellm_mlx.models.fingerprint import weight_files
 
@@ -136,7 +137,7 @@ def _holds(layers: dict[str, nn.Module], tensor: str, array: mx.array) -> bool:
         return False
     stored = _stored(layers, tensor)
     if stored is None:
-        values = loading.dequantized_weight(module).astype(mx.float32)
+        values = dequantized_weight(module).astype(mx.float32)
         if values.shape != array.shape:
             return False
         step = mx.repeat(mx.abs(module.scales.astype(mx.float32)), module.group_size, axis=1)

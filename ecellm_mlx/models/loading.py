@@ -1,10 +1,7 @@
 """Load a model folder for this machine, with an adapter on it if one is given.
 
 Takes any folder that mlx-lm can load, in MLX or Hugging Face layout. Files are
-checked before MLX maps them. On the CPU backend a quantized base is de-quantized
-once to float32, where it fits: fused 4-bit products run at 2 GFLOP/s there, and
-float32 ones some 60 times faster. Where it does not fit, its layers choose by the
-number of rows (``models.quantized``).
+checked before MLX maps them; the device makes the model ready to compute.
 """
 
 from __future__ import annotations
@@ -16,18 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ecellm_mlx import device
 from ecellm_mlx.data.prompts import Frame, frame_for
-from ecellm_mlx.device import runtime
-from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
-from ecellm_mlx.device.cpu.quantized import use_crossover
+from ecellm_mlx.device.backend import mx, nn
+from ecellm_mlx.device.dequantize import dequantize
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import adapter_files, lora, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files
 
-FLOAT32_BYTES = 4
-# Share of the free memory that a de-quantized base may take; the rest is for
-# activations, the adapter and other programs.
-DEQUANTIZE_SHARE = 0.6
 QUANTIZE_GROUP_SIZE = 32
 
 
@@ -105,7 +98,7 @@ def load(
         dequantize(network, mx.float32)
         network.set_dtype(mx.float32)
     else:
-        _to_compute_dtype(network, warn)
+        device.current().prepare(network, warn)
     _compute(network)
     network.eval()
     tokenizer = load_tokenizer(path)
@@ -190,58 +183,6 @@ def quantize(model: nn.Module, bits: int) -> None:
     nn.quantize(model, group_size=QUANTIZE_GROUP_SIZE, bits=bits, class_predicate=eligible)
 
 
-def dequantize(model: nn.Module, dtype: mx.Dtype) -> None:
-    """Replace quantized linear and embedding layers by plain ones of ``dtype``."""
-    replaced: list[tuple[str, nn.Module]] = []
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
-            continue
-        weight = dequantized_weight(module).astype(dtype)
-        plain: nn.Module
-        if isinstance(module, nn.QuantizedLinear):
-            plain = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in module)
-            if "bias" in module:
-                plain.bias = module.bias
-        else:
-            plain = nn.Embedding(*weight.shape)
-        plain.weight = weight
-        replaced.append((name, plain))
-    model.update_modules(tree_unflatten(replaced))
-
-
-def dequantized_weight(module: nn.Module) -> mx.array:
-    """The weight (out, in) of a linear or embedding layer, as floats.
-
-    MLX rounds to the dtype of the scales. Affine scales are widened first, so that a
-    float32 result is the exact product and sum of what is stored.
-    """
-    if "scales" not in module:
-        return module.weight
-    return dequantized(
-        module.weight,
-        module.scales,
-        module.get("biases"),
-        group_size=module.group_size,
-        bits=module.bits,
-        mode=module.mode,
-    )
-
-
-def dequantized(
-    weight: mx.array,
-    scales: mx.array,
-    biases: mx.array | None = None,
-    *,
-    group_size: int,
-    bits: int,
-    mode: str,
-) -> mx.array:
-    """Floats (out, in) of packed integers; float32 for affine quantization."""
-    if mode == "affine" and biases is not None:
-        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-    return mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits, mode=mode)
-
-
 def open_lazily(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model in ``path`` in its stored dtypes, and its configuration as mlx-lm reads it.
 
@@ -288,23 +229,6 @@ def _rope_settings(config: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _to_compute_dtype(model: nn.Module, warn: Callable[[str], None]) -> None:
-    quantized = any(hasattr(m, "bits") for _, m in model.named_modules())
-    if runtime.prepare().on_cpu and quantized:
-        needed_gb = _parameter_count(model) * FLOAT32_BYTES / runtime.GIB
-        free_gb = runtime.available_memory_gb()
-        if needed_gb <= DEQUANTIZE_SHARE * free_gb:
-            dequantize(model, mx.float32)
-        else:
-            use_crossover(model)
-            warn(
-                f"the quantized base would need {needed_gb:.1f} GB in float32 and "
-                f"{free_gb:.1f} GB is free, so it stays quantized, which is slower; "
-                "close other programs or use a smaller model"
-            )
-    model.set_dtype(runtime.compute_dtype(_stored_dtype(model)))
-
-
 def _compute(model: nn.Module) -> None:
     """Have every array of ``model``: only the thread that began one could finish it.
 
@@ -312,24 +236,6 @@ def _compute(model: nn.Module) -> None:
     """
     arrays = [value for module in model.modules() for value in module.values()]
     mx.eval([value for value in arrays if isinstance(value, mx.array)])
-
-
-def _parameter_count(model: nn.Module) -> int:
-    count = 0
-    for name, array in tree_flatten(model.parameters()):
-        if name.endswith((".scales", ".biases")):
-            continue
-        packed = array.dtype == mx.uint32
-        # Packed words hold 32 / bits values; 4 bits is the densest that is common.
-        count += array.size * (8 if packed else 1)
-    return count
-
-
-def _stored_dtype(model: nn.Module) -> mx.Dtype:
-    for _, array in tree_flatten(model.parameters()):
-        if mx.issubdtype(array.dtype, mx.floating):
-            return array.dtype
-    return mx.float32
 
 
 def _stop_ids(config: dict[str, Any], tokenizer: Any) -> frozenset[int]:

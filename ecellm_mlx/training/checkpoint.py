@@ -72,7 +72,7 @@ def save(
         folder: ``RUN/checkpoints``.
         write_adapter: writes the adapter's files into a folder.
         keep: how many checkpoints stay.
-        conditions: what else decides the bits of a result (``runtime.conditions``).
+        conditions: what else decides the bits of a result (``device.conditions``).
 
     Raises:
         DiskFullError: no space; older checkpoints stay, and a later call may succeed.

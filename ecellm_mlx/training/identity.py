@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ecellm_mlx import device
 from ecellm_mlx.data import rows
-from ecellm_mlx.device import runtime
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.jobs import versions
 from ecellm_mlx.jobs.directory import Job, config_fingerprint
@@ -60,4 +60,4 @@ def check_recipe(job: Job, newest: Path | None) -> None:
 
 def conditions() -> dict[str, str]:
     """What decides the bits of a result besides the run's own files."""
-    return {**runtime.conditions(), **versions()}
+    return {**device.conditions(), **versions()}

@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ecellm_mlx import device
 from ecellm_mlx.data import batches as plans
 from ecellm_mlx.data import encoding, rows
-from ecellm_mlx.device import runtime
-from ecellm_mlx.device.backend import RUNTIME, tree_flatten
+from ecellm_mlx.device import mac, runtime
+from ecellm_mlx.device.backend import tree_flatten
 from ecellm_mlx.distributed import ranks
 from ecellm_mlx.errors import EcellmError, JobError, RecipeError
 from ecellm_mlx.jobs import events
@@ -73,7 +74,7 @@ class Trainer:
         # What the newest checkpoint on disk holds.
         self._saved: checkpoint.TrainerState | None = None
         self._check_shares()
-        runtime.wire_memory()
+        mac.wire_memory()
         runtime.reset_peak_memory()
         self.base = loading.load(
             context.config["model"], bits=self.recipe.bits, warn=self._warn
@@ -109,7 +110,7 @@ class Trainer:
         """Train from the newest checkpoint, or from the start."""
         resumed_from = self._resume()
         self.context.started(
-            device=RUNTIME.device,
+            device=device.name(),
             total_steps=self.total_steps,
             resumed_from=resumed_from,
             facts=self._facts(),

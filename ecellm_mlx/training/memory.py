@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ecellm_mlx.device import runtime
+from ecellm_mlx.device.traits import Traits
 from ecellm_mlx.models.shape import Shape
 from ecellm_mlx.training.recipe import Recipe
 
@@ -23,12 +24,6 @@ GROUP_SIZE = 32
 GROUP_BYTES = 4
 # Weights, summed and new gradients, two moments, and the updated copy of one of them.
 ADAPTER_COPIES = 5
-# Logits and their gradient on the CPU backend, whose cross-entropy is our own; MLX's
-# makes more arrays of their size.
-CPU_LOGIT_COPIES, LOGIT_COPIES = 2, 7
-# Where the head is not trained, the CPU backend's loss has so many bytes of logits at
-# once: those of some 80 positions for a vocabulary of 49,152.
-HEAD_BYTES = 1 << 24
 # ECInstruct rows as SmolLM2's tokenizer cuts them: characters of a token.
 CHARACTERS_PER_TOKEN = 3.6
 
@@ -96,11 +91,11 @@ def adapter_parameters(shape: Shape, recipe: Recipe) -> int:
     return total
 
 
-def weight_bytes(shape: Shape, bits: int, *, on_cpu: bool) -> int:
-    """The base in memory. The CPU backend holds float32, whatever is on disk."""
+def weight_bytes(shape: Shape, bits: int, traits: Traits) -> int:
+    """The base in memory, which may be held as floats whatever is on disk."""
     count = shape.block_parameters + shape.embedding_parameters
-    if on_cpu:
-        return count * 4
+    if traits.dequantizes:
+        return count * traits.bytes_per_value
     if not bits:
         bits = shape.bits if shape.bits < 16 else 16
     if bits >= 16:
@@ -110,16 +105,16 @@ def weight_bytes(shape: Shape, bits: int, *, on_cpu: bool) -> int:
     return packed + (count - quantized) * 2
 
 
-def predict(shape: Shape, recipe: Recipe, work: Workload, *, on_cpu: bool) -> Prediction:
+def predict(shape: Shape, recipe: Recipe, work: Workload, traits: Traits) -> Prediction:
     """Predict the peak of training ``shape`` by ``recipe`` on micro-batches of ``work``.
 
     Args:
         shape: the base.
         recipe: bits, targets, dropout, gradient checkpointing.
         work: the largest micro-batch.
-        on_cpu: whether MLX's CPU backend computes.
+        traits: of the device that computes.
     """
-    size = 4 if on_cpu else 2
+    size = traits.bytes_per_value
     tokens = work.rows * work.length
     inner = shape.heads * shape.head_dim
     gated = shape.model_type != "phi"
@@ -134,12 +129,12 @@ def predict(shape: Shape, recipe: Recipe, work: Workload, *, on_cpu: bool) -> Pr
     }
     kept_bytes = kept * size
     if recipe.dropout:
-        # Each adapter's mask; MLX also keeps the input with and without its factor.
-        each = 1 if on_cpu else 1 + 2 * size
+        # Each adapter's mask, and what is kept besides it.
+        each = 1 + traits.dropout_copies * size
         kept_bytes += sum(narrow for narrow, _ in adapted.values()) * each
-    if not on_cpu:
-        # MLX keeps attention's weights, and the two sums of each adapter.
+    if traits.keeps_attention_weights:
         kept_bytes += shape.heads * work.length * size
+    if traits.keeps_adapter_sums:
         kept_bytes += sum(wide for _, wide in adapted.values()) * size
     block = tokens * kept_bytes
     scores = work.rows * shape.heads * work.length**2 * size
@@ -151,14 +146,14 @@ def predict(shape: Shape, recipe: Recipe, work: Workload, *, on_cpu: bool) -> Pr
         activations = shape.layers * block
     parameters = adapter_parameters(shape, recipe)
     logits = work.supervised * shape.vocab * 4
-    if not on_cpu:
-        logits *= LOGIT_COPIES
-    elif {"lm_head", "embed_tokens"} & set(recipe.targets):
-        logits *= CPU_LOGIT_COPIES
+    head_is_trained = bool({"lm_head", "embed_tokens"} & set(recipe.targets))
+    if traits.head_bytes is None or head_is_trained:
+        logits *= traits.logit_copies
     else:
-        logits = min(logits, HEAD_BYTES * min(work.rows, runtime.host_threads()))
+        threads = min(work.rows, runtime.host_threads()) if traits.shares_rows else 1
+        logits = min(logits, traits.head_bytes * threads)
     return Prediction(
-        weights=weight_bytes(shape, recipe.bits, on_cpu=on_cpu),
+        weights=weight_bytes(shape, recipe.bits, traits),
         adapter=parameters * 4 * ADAPTER_COPIES,
         activations=activations,
         logits=logits,

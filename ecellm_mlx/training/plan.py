@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ecellm_mlx import device
 from ecellm_mlx.device import runtime
+from ecellm_mlx.device.traits import Traits
 from ecellm_mlx.errors import JobError, ModelError
 from ecellm_mlx.models import registry, shape
 from ecellm_mlx.training import memory
@@ -100,9 +102,9 @@ def plan_training(
     """
     base = shape.of(model)
     lengths, source = row_lengths(model, data)
-    device, on_cpu = runtime.expected_device(), runtime.expected_device() == "cpu"
+    traits = device.expected()
     work = memory.workload(lengths, recipe)
-    prediction = memory.predict(base, recipe, work, on_cpu=on_cpu)
+    prediction = memory.predict(base, recipe, work, traits)
     limit = runtime.memory_limit_gb()
     speed, speed_from = tokens_per_second, "given"
     if speed is None:
@@ -115,7 +117,7 @@ def plan_training(
     fits = prediction.peak_gb <= limit
     return Plan(
         model=model,
-        device=device,
+        device=traits.name,
         lengths_from=source,
         rows=rows,
         work=work,
@@ -125,13 +127,13 @@ def plan_training(
         tokens_per_second=speed,
         speed_from=speed_from,
         macs=macs(base, recipe, work),
-        suggestions=[] if fits else suggestions(base, recipe, lengths, limit, on_cpu=on_cpu),
+        suggestions=[] if fits else suggestions(base, recipe, lengths, limit, traits),
     )
 
 
 def macs(base: shape.Shape, recipe: Recipe, work: Workload) -> dict[int, bool]:
     """Whether the run fits on Macs, by their memory (GB)."""
-    needed = memory.predict(base, recipe, work, on_cpu=False).peak_gb
+    needed = memory.predict(base, recipe, work, device.METAL).peak_gb
     return {size: needed <= runtime.metal_limit_gb(size) for size in MAC_SIZES_GB}
 
 
@@ -140,8 +142,7 @@ def suggestions(
     recipe: Recipe,
     lengths: list[tuple[int, int]],
     limit_gb: float,
-    *,
-    on_cpu: bool,
+    traits: Traits,
 ) -> list[str]:
     """Changes, the least costly first and each on top of those before, until it fits."""
     changes: list[tuple[str, Any]] = []
@@ -150,15 +151,14 @@ def suggestions(
         size = next(n for n in range(size // 2, 0, -1) if recipe.batch_size % n == 0)
         changes.append(("micro_batch_size", size))
     changes.append(("grad_checkpoint", True))
-    if not on_cpu:
-        # The CPU backend computes in float32, whatever the base is stored in.
+    if not traits.dequantizes:
         changes += [("bits", bits) for bits in (8, 4) if not recipe.bits or bits < recipe.bits]
     changes += [("max_seq_length", n) for n in (1024, 512) if n < recipe.max_seq_length]
     taken: dict[str, Any] = {}
     for key, value in changes:
         taken[key] = value
         tried = replace(recipe, **taken)
-        peak = memory.predict(base, tried, memory.workload(lengths, tried), on_cpu=on_cpu)
+        peak = memory.predict(base, tried, memory.workload(lengths, tried), traits)
         if peak.peak_gb <= limit_gb:
             flags = " ".join(f"--set {k}={str(v).lower()}" for k, v in taken.items())
             return [f"{flags} (predicted peak {peak.peak_gb:.1f} GB)"]
@@ -226,11 +226,11 @@ def refuse_what_cannot_fit(model: str, recipe: Recipe, rows: Iterable[Any]) -> N
     except ModelError:
         # An architecture of another kind: what is not known is not predicted.
         return
-    on_cpu = runtime.expected_device() == "cpu"
+    traits = device.expected()
     lengths, limit = estimated_lengths(rows), runtime.memory_limit_gb()
-    prediction = memory.predict(base, recipe, memory.workload(lengths, recipe), on_cpu=on_cpu)
+    prediction = memory.predict(base, recipe, memory.workload(lengths, recipe), traits)
     if prediction.peak_gb > limit:
-        way_out = suggestions(base, recipe, lengths, limit, on_cpu=on_cpu)[0]
+        way_out = suggestions(base, recipe, lengths, limit, traits)[0]
         raise JobError(
             f"training {model} by this recipe does not fit into the memory of this machine",
             got=f"a predicted peak of {prediction.peak_gb:.1f} GB",

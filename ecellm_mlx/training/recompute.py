@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecellm_mlx.device import runtime
-from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
-from ecellm_mlx.device.cpu.gradients import recomputed
+from ecellm_mlx import device
+from ecellm_mlx.device.backend import mx, nn
 
 
 def recompute_blocks(model: nn.Module) -> None:
@@ -21,36 +20,16 @@ def recompute_blocks(model: nn.Module) -> None:
     """
     for block in model.layers:
         kind = type(block)
+        again = device.current().recomputed(kind.__call__)
 
         def call(
-            self: nn.Module, *args: Any, _forward: Any = kind.__call__, **named: Any
+            self: nn.Module,
+            *args: Any,
+            _once: Any = kind.__call__,
+            _again: Any = again,
+            **named: Any,
         ) -> mx.array:
-            if not self.training:
-                return _forward(self, *args, **named)
-
-            if runtime.prepare().on_cpu:
-                return _on_host(self, _forward, *args, **named)
-
-            def forward(parameters: Any, *inner: Any, **inner_named: Any) -> mx.array:
-                self.update(parameters)
-                return _forward(self, *inner, **inner_named)
-
-            return mx.checkpoint(forward)(self.trainable_parameters(), *args, **named)
+            return (_again if self.training else _once)(self, *args, **named)
 
         # A subclass for this model alone: others of its kind are not touched.
         block.__class__ = type(f"Checkpointed{kind.__name__}", (kind,), {"__call__": call})
-
-
-def _on_host(block: nn.Module, forward: Any, x: mx.array, *args: Any, **named: Any) -> mx.array:
-    """The same where the host computes, which leaves nothing to forget but the inputs."""
-    parameters = tree_flatten(block.trainable_parameters())
-    names = [name for name, _ in parameters]
-
-    def function(x: mx.array, *arrays: mx.array) -> mx.array:
-        block.update(tree_unflatten(list(zip(names, arrays, strict=True))))
-        return forward(block, x, *args, **named)
-
-    def restore() -> None:
-        block.update(tree_unflatten(parameters))
-
-    return recomputed(function, restore)(x, *(array for _, array in parameters))

@@ -18,7 +18,7 @@ import numpy as np
 
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device.backend import mx, nn, optim, scalar, tree_flatten, tree_map
-from ecellm_mlx.device.cpu.row_threads import RowThreads
+from ecellm_mlx.device.cpu.rows import RowThreads
 from ecellm_mlx.distributed import ranks
 from ecellm_mlx.training import schedule
 from ecellm_mlx.training.recipe import Recipe

@@ -13,7 +13,7 @@ import numpy as np
 
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device.backend import mx, scalar
-from ecellm_mlx.device.cpu.row_threads import RowThreads
+from ecellm_mlx.device.cpu.rows import RowThreads
 from ecellm_mlx.distributed.ranks import Ranks
 from ecellm_mlx.training.checkpoint import TrainerState
 

@@ -10,8 +10,8 @@ import pytest
 
 from ecellm_mlx import jobs
 from ecellm_mlx.catalog.guard import Guard
-from ecellm_mlx.device import runtime
-from ecellm_mlx.device.runtime import Battery
+from ecellm_mlx.device import mac
+from ecellm_mlx.device.mac import Battery
 from ecellm_mlx.jobs import Control, State
 
 
@@ -118,6 +118,6 @@ def test_the_reading_of_the_system(
         value = kind()
         value.percent, value.secsleft, value.power_plugged = reading
     monkeypatch.setattr(psutil, "sensors_battery", lambda: value, raising=False)
-    assert runtime.battery() == expected
+    assert mac.battery() == expected
     monkeypatch.delattr(psutil, "sensors_battery", raising=False)
-    assert runtime.battery() is None
+    assert mac.battery() is None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ecellm_mlx.device.backend import mx
+from ecellm_mlx.device.dequantize import dequantize
 from ecellm_mlx.export import peft as exporting
 from ecellm_mlx.models import loading, lora
 from ecellm_mlx.models.base_layers import base_model
@@ -271,7 +272,7 @@ def test_dora_on_a_quantized_base(bases: Bases, tmp_path: Path) -> None:
     exporting.to_peft(adapter, tmp_path / "p")
     ours = mlx_logits(folder, adapter)
 
-    loading.dequantize(network, mx.float32)
+    dequantize(network, mx.float32)
     floats = tmp_path / "floats"
     shutil.copytree(plain, floats)
     weights = dict(tree_flatten(network.parameters()))

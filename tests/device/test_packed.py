@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecellm_mlx.device import runtime
+from ecellm_mlx import device
+from ecellm_mlx.device import cpu, runtime
 from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.device.cpu import packed
 from ecellm_mlx.device.cpu.packed import PackedCache, divided
-from ecellm_mlx.inference.cache import RowCache
+from ecellm_mlx.device.protocol import RowCache
 from ecellm_mlx.inference.engine import Engine, Prompt
 from ecellm_mlx.models import loading
 
 pytestmark = pytest.mark.skipif(
-    not runtime.prepare().on_cpu, reason="rows are packed on the CPU backend alone"
+    device.name() != "cpu", reason="rows are packed on the CPU backend alone"
 )
 Rows = list[list[int]]
 
@@ -33,7 +34,7 @@ def model(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> nn.Mo
 def cores(monkeypatch: pytest.MonkeyPatch) -> int:
     """Three cores, and parts as small as one likes."""
     monkeypatch.setattr(runtime, "host_threads", lambda: 3)
-    monkeypatch.setattr(runtime, "pass_overhead_tokens", lambda: 1)
+    monkeypatch.setattr(packed, "LEAST_TOKENS", 1)
     return 3
 
 
@@ -54,10 +55,10 @@ def lengths_of(cache: RowCache) -> list[int]:
 
 @pytest.mark.parametrize("pass_tokens", [1, 7, 64, 512])
 def test_passes_of_any_size_give_the_plain_model(
-    pass_tokens: int, model: nn.Module, cores: int
+    pass_tokens: int, model: nn.Module, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cpu, "PASS_TOKENS", pass_tokens)
     engine = Engine(model)
-    engine._pass_tokens = pass_tokens
     cache = engine.new_cache(4)
     rows = drawn(150, 3, 9, 40)
     check(model, engine.extend(cache, rows), rows)
@@ -175,11 +176,11 @@ def test_a_model_with_an_attention_of_its_own_is_read_padded(
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
     model = loading.load(tiny).model
-    assert Engine(model).packed
+    assert not Engine(model).forward.pads
     # As if the model's file had no function that the host's could take the place of.
     monkeypatch.setattr(module.Attention, "__call__", _renamed(module, own))
     engine = Engine(model)
-    assert not engine.packed
+    assert engine.forward.pads
     rows = drawn(20, 3, 9)
     check(model, engine.extend(engine.new_cache(3), rows), rows)
 
@@ -203,7 +204,7 @@ def test_division_loses_no_row_and_keeps_cores_busy(counts: list[int], cores: in
     if len(parts) > 1:
         sizes = [sum(counts[row] for row in part) for part in parts]
         assert max(sizes) <= packed.MOST_UNEVEN * sum(sizes) / len(sizes)
-        assert min(sizes) >= runtime.pass_overhead_tokens()
+        assert min(sizes) >= packed.LEAST_TOKENS
 
 
 def test_what_is_too_small_or_too_uneven_is_not_divided() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import sample
+from ecellm_mlx import device, sample
 from ecellm_mlx.data import batches, encoding, rows
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx, nn, tree_flatten
-from ecellm_mlx.device.cpu.row_threads import RowThreads, replica
+from ecellm_mlx.device.cpu import cores as cores_module
+from ecellm_mlx.device.cpu.rows import RowThreads, replica
 from ecellm_mlx.models import loading, lora
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.recompute import recompute_blocks
@@ -135,14 +136,14 @@ def test_it_follows_the_parameters_of_the_model(
     assert RowThreads(base.model).loss(batch).item() == pytest.approx(after, rel=1e-5)
 
 
-@pytest.mark.skipif(not runtime.prepare().on_cpu, reason="rows share cores on the CPU alone")
+@pytest.mark.skipif(device.name() != "cpu", reason="rows share cores on the CPU alone")
 @pytest.mark.parametrize("broken", [0, 1])
 def test_an_error_of_a_part_is_raised_and_products_get_their_threads_back(
     broken: int, base: loading.LoadedModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads(monkeypatch, 2)
     asked: list[int] = []
-    monkeypatch.setattr(runtime, "_thread_setter", lambda: asked.append)
+    monkeypatch.setattr(cores_module, "thread_setter", lambda: asked.append)
     shared = RowThreads(base.model)
     real = loss.negative_log_likelihood
 
@@ -175,9 +176,9 @@ def test_more_cores_than_rows_share_the_products(
     cores: int, each: int, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(runtime, "_thread_setter", lambda: asked.append)
+    monkeypatch.setattr(cores_module, "thread_setter", lambda: asked.append)
     threads(monkeypatch, cores)
-    with runtime.cores_shared_by(len(batch.parts(cores))):
+    with cores_module.shared_by(len(batch.parts(cores))):
         assert asked == [each]
     assert asked == [each, cores]
 
@@ -187,7 +188,7 @@ def test_one_row_is_computed_whole_with_products_on_all_cores(
 ) -> None:
     threads(monkeypatch, 2)
     asked: list[int] = []
-    monkeypatch.setattr(runtime, "_thread_setter", lambda: asked.append)
+    monkeypatch.setattr(cores_module, "thread_setter", lambda: asked.append)
     shared = RowThreads(base.model)
     shared.loss(batch.parts(len(batch.tokens))[0])
     assert asked == []
@@ -197,5 +198,5 @@ def test_a_blas_that_cannot_be_told_keeps_the_batch_whole(
     base: loading.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads(monkeypatch, 4)
-    monkeypatch.setattr(runtime, "_thread_setter", lambda: None)
+    monkeypatch.setattr(cores_module, "thread_setter", lambda: None)
     assert len(RowThreads(base.model)._models) == 1

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx
-from ecellm_mlx.device.cpu.packed import NotPackedError, PackedLayer
+from ecellm_mlx.device.cpu.packed import PackedLayer
+from ecellm_mlx.device.protocol import UnsuitedError
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.inference import engine, sampling
 from ecellm_mlx.inference.decoding import Decoder, Rule, best_width
@@ -28,7 +28,7 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "padded":
 
         def refuse(*_: object) -> None:
-            raise NotPackedError
+            raise UnsuitedError
 
         monkeypatch.setattr(PackedLayer, "attend", refuse)
 
@@ -142,12 +142,11 @@ def test_rows_join_while_others_are_under_way(tiny: Path) -> None:
         assert ended[index] == start + rest
 
 
-def test_long_forced_runs_wait_for_company(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "pass_overhead_tokens", lambda: 32)
-    assert best_width([15, *[1] * 15]) == 1
-    assert best_width([15] * 16) == 15
-    assert best_width([15] * 8 + [1] * 8) == 15
-    assert best_width([0, 0, 4]) == 4
+def test_long_forced_runs_wait_for_company() -> None:
+    assert best_width([15, *[1] * 15], 32) == 1
+    assert best_width([15] * 16, 32) == 15
+    assert best_width([15] * 8 + [1] * 8, 32) == 15
+    assert best_width([0, 0, 4], 32) == 4
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ecellm_mlx.device.backend import mx
+from ecellm_mlx.device.dequantize import dequantize
 from ecellm_mlx.errors import AdapterError, RecipeError
 from ecellm_mlx.models import loading, lora
 
@@ -93,6 +94,6 @@ def test_dequantized_base_equals_the_quantized_one(tiny: Path) -> None:
     model = loading.load(tiny).model
     loading.quantize(model, 8)
     quantized = model(TOKENS)
-    loading.dequantize(model, mx.float32)
+    dequantize(model, mx.float32)
     assert not any(hasattr(m, "bits") for _, m in model.named_modules())
     assert mx.abs(model(TOKENS) - quantized).max().item() < 1e-3

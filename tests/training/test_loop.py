@@ -13,7 +13,7 @@ import pytest
 from ecellm_mlx import jobs
 from ecellm_mlx.data import batches, encoding, rows
 from ecellm_mlx.device.backend import mx, nn, tree_map
-from ecellm_mlx.device.cpu import row_threads
+from ecellm_mlx.device.cpu import rows as row_threads
 from ecellm_mlx.distributed import ranks
 from ecellm_mlx.errors import DataError, JobError
 from ecellm_mlx.jobs import events

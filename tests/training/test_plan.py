@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import sample
+from ecellm_mlx import device, sample
 from ecellm_mlx.data import batches, encoding, rows
-from ecellm_mlx.device import runtime
+from ecellm_mlx.device import mac, runtime
 from ecellm_mlx.device.backend import mx
+from ecellm_mlx.device.blas import Blas
 from ecellm_mlx.distributed import ranks
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.models import loading, lora, shape
@@ -67,7 +68,7 @@ def test_prediction_is_within_15_percent_of_what_mlx_measures(
     step(1, two)
     measured = mx.get_peak_memory()
     predicted = memory.predict(
-        shape.of(str(path)), recipe, memory.workload(lengths, recipe), on_cpu=True
+        shape.of(str(path)), recipe, memory.workload(lengths, recipe), device.expected()
     )
     assert predicted.peak == pytest.approx(measured, rel=0.15), predicted
 
@@ -87,12 +88,12 @@ def test_what_helps_helps() -> None:
 
     def peak(**changes: Any) -> int:
         tried = replace(plain, **changes)
-        return memory.predict(base, tried, work, on_cpu=False).peak
+        return memory.predict(base, tried, work, device.METAL).peak
 
     assert peak(bits=4) < peak(bits=8) < peak()
     assert peak(grad_checkpoint=True) < 0.7 * peak()
     assert peak(targets=["q_proj"]) < peak()
-    weights = memory.predict(base, replace(plain, bits=4), work, on_cpu=False).weights
+    weights = memory.predict(base, replace(plain, bits=4), work, device.METAL).weights
     assert 4.0e9 < weights < 5.0e9
 
 
@@ -124,19 +125,17 @@ def test_the_command_plans_without_model_or_data(ecellm: Any) -> None:
 
 def test_wired_limit_on_metal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     wired: list[int] = []
-    assert runtime.wire_memory() is None
-    monkeypatch.setattr(
-        runtime, "prepare", lambda: runtime.Runtime("metal", runtime.Blas("a", None))
-    )
+    assert mac.wire_memory() is None
+    monkeypatch.setattr(runtime, "prepare", lambda: runtime.Runtime("metal", Blas("a", None)))
     monkeypatch.setattr(
         mx, "device_info", lambda: {"max_recommended_working_set_size": 11 * 2**30}
     )
     monkeypatch.setattr(mx, "set_wired_limit", wired.append)
-    assert runtime.wire_memory() == 11 * 2**30
+    assert mac.wire_memory() == 11 * 2**30
     assert wired == [11 * 2**30]
 
     def too_old(_limit: int) -> None:
         raise ValueError("macOS 15 is needed")
 
     monkeypatch.setattr(mx, "set_wired_limit", too_old)
-    assert runtime.wire_memory() is None
+    assert mac.wire_memory() is None

@@ -277,6 +277,7 @@ def _entries() -> list[ModelEntry]:
 
 def _fit(name: str) -> dict[str, str]:
     """Whether training fits into this machine's memory, on rows of ECInstruct's lengths."""
+    from ecellm_mlx import device
     from ecellm_mlx.device import runtime
     from ecellm_mlx.models import shape
     from ecellm_mlx.training import memory, plan
@@ -287,14 +288,14 @@ def _fit(name: str) -> dict[str, str]:
     except EcellmError as error:
         return {"fit": "?", "fit_detail": str(error)}
     recipe, limit = Recipe(), runtime.memory_limit_gb()
-    on_cpu = runtime.expected_device() == "cpu"
+    traits = device.expected()
     lengths = plan.ECINSTRUCT_LENGTHS
     work = memory.workload(lengths, recipe)
-    peak = memory.predict(base, recipe, work, on_cpu=on_cpu).peak_gb
+    peak = memory.predict(base, recipe, work, traits).peak_gb
     detail = f"training by the paper's recipe peaks at {peak:.1f} of {limit:.1f} GiB"
     if peak <= limit:
         return {"fit": "yes" if peak <= TIGHT * limit else "tight", "fit_detail": detail}
-    hint = plan.suggestions(base, recipe, lengths, limit, on_cpu=on_cpu)[0]
+    hint = plan.suggestions(base, recipe, lengths, limit, traits)[0]
     # With other settings it may fit all the same.
     return {
         "fit": "tight" if hint.startswith("--set") else "no",

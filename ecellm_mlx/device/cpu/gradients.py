@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecellm_mlx.device import runtime
-from ecellm_mlx.device.backend import mx, nn, tree_flatten
+from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
 from ecellm_mlx.device.cpu.kernels import MODELS, HostKernels, float32_or
 from ecellm_mlx.device.cpu.softmax import exponentials
+from ecellm_mlx.device.traits import HEAD_BYTES
 from ecellm_mlx.models import body
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import KeyedDropout
-from ecellm_mlx.training.memory import HEAD_BYTES
 
 # Values that are worked on at once (256 KB of each array), to stay in cache.
 BLOCK = 1 << 16
@@ -54,8 +53,6 @@ class HostGradients(HostKernels):
 
     def __init__(self, model: nn.Module) -> None:
         self._swaps: list[tuple[ModuleType | type, str, Any]] = []
-        if not runtime.prepare().on_cpu:
-            return
         names = {type(module).__module__ for module in model.modules()}
         for module in (sys.modules[name] for name in sorted(names) if name.startswith(MODELS)):
             if original := getattr(module, "scaled_dot_product_attention", None):
@@ -365,6 +362,25 @@ def recomputed(
     kept = _differentiable(lambda *given: _leaf(function(*given)))
     kept.vjp(gradients)
     return kept
+
+
+def recomputed_block(forward: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """A block's call ``forward(block, x, …)`` that keeps x only; see ``Device.recomputed``."""
+
+    def call(block: nn.Module, x: mx.array, *args: Any, **named: Any) -> mx.array:
+        parameters = tree_flatten(block.trainable_parameters())
+        names = [name for name, _ in parameters]
+
+        def function(x: mx.array, *arrays: mx.array) -> mx.array:
+            block.update(tree_unflatten(list(zip(names, arrays, strict=True))))
+            return forward(block, x, *args, **named)
+
+        def restore() -> None:
+            block.update(tree_unflatten(parameters))
+
+        return recomputed(function, restore)(x, *(array for _, array in parameters))
+
+    return call
 
 
 @_differentiable

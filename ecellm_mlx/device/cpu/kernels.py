@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx, nn
-from ecellm_mlx.device.cpu.packed import NotPackedError, PackedLayer
+from ecellm_mlx.device.cpu.packed import PackedLayer
 from ecellm_mlx.device.cpu.softmax import exponentials
-from ecellm_mlx.inference.cache import LayerCache
+from ecellm_mlx.device.padded import LayerCache
+from ecellm_mlx.device.protocol import UnsuitedError
 
 # Attention scores of so many values (1 MB) are worked on at once, to stay in cache.
 BLOCK = 1 << 18
@@ -39,8 +39,6 @@ class HostKernels:
 
     def __init__(self, model: nn.Module) -> None:
         self._swaps: list[tuple[ModuleType | type, str, Any]] = []
-        if not runtime.prepare().on_cpu:
-            return
         names = {type(module).__module__ for module in model.modules()}
         for module in (sys.modules[name] for name in sorted(names) if name.startswith(MODELS)):
             if original := getattr(module, "scaled_dot_product_attention", None):
@@ -167,7 +165,7 @@ def _attention_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
         )
         if isinstance(cache, PackedLayer):
             if not ours:
-                raise NotPackedError
+                raise UnsuitedError("its attention is not computed row by row")
             return cache.attend(queries, keys, values, scale, mask)
         if ours:
             return attention(queries, keys, values, scale, mask)

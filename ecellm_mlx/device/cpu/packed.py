@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.device.cpu.softmax import exponentials
-from ecellm_mlx.inference.cache import GROWTH, UNSEEN, Pass, Piece
+from ecellm_mlx.device.padded import GROWTH, UNSEEN
+from ecellm_mlx.device.protocol import Pass, Piece
+from ecellm_mlx.device.traits import CPU
 
 # Tokens of a pass, at most. Longer ones push each other's arrays out of the cache.
 PASS_TOKENS = 512
@@ -32,15 +33,13 @@ PASS_TOKENS = 512
 QUERY_BLOCK = 128
 # Where no row reads more tokens than this, rows are scored together, padded.
 GRID_TOKENS = 8
+# Tokens of a part, at least: reading the weights once more costs as much as so many.
+LEAST_TOKENS = CPU.pass_overhead_tokens
 # How much longer than the mean the longest part may be, to be worth a division.
 MOST_UNEVEN = 1.3
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.intp]
-
-
-class NotPackedError(Exception):
-    """The model's attention is not computed here, so that its rows cannot be packed."""
 
 
 @dataclass(frozen=True)
@@ -336,10 +335,7 @@ def divided(counts: Sequence[int], cores: int) -> list[list[int]]:
             least = sizes.index(min(sizes))
             members[least].append(row)
             sizes[least] += counts[row]
-        if (
-            max(sizes) * parts <= MOST_UNEVEN * total
-            and min(sizes) >= runtime.pass_overhead_tokens()
-        ):
+        if max(sizes) * parts <= MOST_UNEVEN * total and min(sizes) >= LEAST_TOKENS:
             return [sorted(part) for part in members]
     return [rows]
 

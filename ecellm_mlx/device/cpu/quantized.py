@@ -12,9 +12,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
-from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx, nn, tree_unflatten
 
+# Rows from which de-quantizing a weight first beats the fused product.
+# ``benchmarks/quantized_prefill.py`` measures it: both take the same time at two rows, for
+# 4 and 8 bits and layers of all sizes tried.
+CROSSOVER_ROWS = 3
 # Weights de-quantized at once (4 MB): larger blocks leave the cache of the processor.
 BLOCK = 1 << 20
 
@@ -25,7 +28,7 @@ class CrossoverLinear(nn.QuantizedLinear):
     """y = x Wᵀ + b for affine W; ``x`` (…, in) gives (…, out)."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        if x.size // x.shape[-1] < runtime.quantized_crossover_rows():
+        if x.size // x.shape[-1] < CROSSOVER_ROWS:
             return super().__call__(x)
         y = _product(self.group_size, self.bits)(x, self.weight, self.scales, self.biases)
         return y + self.bias if "bias" in self else y
@@ -36,7 +39,7 @@ class CrossoverEmbedding(nn.QuantizedEmbedding):
 
     def as_linear(self, x: mx.array) -> mx.array:
         """x Wᵀ: (…, dims) gives (…, vocab)."""
-        if x.size // x.shape[-1] < runtime.quantized_crossover_rows():
+        if x.size // x.shape[-1] < CROSSOVER_ROWS:
             return super().as_linear(x)
         return _product(self.group_size, self.bits)(x, self.weight, self.scales, self.biases)
 

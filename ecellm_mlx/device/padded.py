@@ -11,77 +11,18 @@ step itself on a CPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecellm_mlx.device import runtime
-from ecellm_mlx.device.backend import mx, nn
-from ecellm_mlx.errors import ModelError
+from ecellm_mlx.device.backend import mx
+from ecellm_mlx.device.protocol import Pass, Piece
 
 HOLE = -1
 # Added to the score of a column that is not seen: far below any score, yet finite, as
 # the score of a column of zeros is.
 UNSEEN = -1e30
 GROWTH = 64
-
-
-@dataclass(frozen=True)
-class Piece:
-    """``count`` tokens of ``row`` that a pass reads, one after the other, at ``start``.
-
-    Places count all tokens of the pass in order, batch by batch. ``last`` says that the
-    row has no more to read.
-    """
-
-    row: int
-    start: int
-    count: int
-    last: bool
-
-    @property
-    def end(self) -> int:
-        """The place behind its last token."""
-        return self.start + self.count
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One call of the model: its tokens (B, T), int32, its cache, and whose they are."""
-
-    tokens: NDArray[np.int32]
-    layers: Sequence[Any]
-    pieces: Sequence[Piece]
-
-
-class RowCache(Protocol):
-    """Keys and values of some rows, which go on by tokens of their own.
-
-    Attributes:
-        lengths: (B,) int32, tokens of each row.
-    """
-
-    lengths: NDArray[np.int32]
-
-    def passes(self, continuations: Sequence[Sequence[int]], cores: int) -> list[list[Pass]]:
-        """How to feed each row its tokens; the cache takes them as fed.
-
-        Args:
-            continuations: the tokens of each row; at least one row has some.
-            cores: how many lists are wanted, at most.
-
-        Returns:
-            Lists of passes that do not need each other; the passes of a list follow
-            each other.
-        """
-
-    def select(self, rows: Sequence[int]) -> Self:
-        """A cache of these rows; one may appear more than once. This one stays as it is."""
-
-    def joined(self, others: Sequence[Self]) -> Self:
-        """This one's rows and those of others as one cache, which takes their place."""
 
 
 class LayerCache:
@@ -103,8 +44,7 @@ class LayerCache:
     ) -> mx.array | None:
         """Which columns the new tokens may see; None if all: (B or 1, 1, new, columns).
 
-        Boolean, or on the CPU backend a term for the scores: adding is cheaper there
-        than choosing.
+        Boolean, or a term for the scores where the cache is ``additive``.
         """
         del return_array
         return self.batch.mask(window_size)
@@ -127,13 +67,19 @@ class BatchCache:
         positions: (B, columns) int32, ``HOLE`` where a row has no token.
         lengths: (B,) int32, tokens of each row.
         layers: what is passed to the model.
+
+    Args:
+        layer_count: layers that keep keys and values.
+        rows: B.
+        additive: masks are terms for the scores, where adding is cheaper than choosing.
     """
 
-    def __init__(self, layer_count: int, rows: int) -> None:
+    def __init__(self, layer_count: int, rows: int, *, additive: bool = False) -> None:
         self.positions: NDArray[np.int32] = np.zeros((rows, 0), np.int32)
         self.lengths: NDArray[np.int32] = np.zeros(rows, np.int32)
         self.layers = [LayerCache(self) for _ in range(layer_count)]
         self.offsets = mx.array(self.lengths)
+        self._additive = additive
         self._queries: NDArray[np.int32] = np.zeros((rows, 0), np.int32)
         self._masks: dict[int | None, mx.array | None] = {}
 
@@ -172,7 +118,7 @@ class BatchCache:
                 seen &= keys > queries - window
             if seen.all():
                 self._masks[window] = None
-            elif runtime.prepare().on_cpu:
+            elif self._additive:
                 unseen = np.where(seen, np.float32(0), np.float32(UNSEEN))
                 self._masks[window] = mx.array(unseen[:, None])
             else:
@@ -185,7 +131,7 @@ class BatchCache:
         Columns in which none of them has a token are left behind.
         """
         chosen = list(rows)
-        result = BatchCache(len(self.layers), len(chosen))
+        result = BatchCache(len(self.layers), len(chosen), additive=self._additive)
         result.positions = self.positions[chosen]
         result.lengths = self.lengths[chosen]
         if self.layers[0].keys is None:
@@ -210,7 +156,8 @@ class BatchCache:
     def joined(self, others: Sequence[BatchCache]) -> BatchCache:
         """Side by side; narrower ones are filled up with holes."""
         caches = [self, *others]
-        result = BatchCache(len(self.layers), sum(len(cache.lengths) for cache in caches))
+        total = sum(len(cache.lengths) for cache in caches)
+        result = BatchCache(len(self.layers), total, additive=self._additive)
         result.lengths = np.concatenate([cache.lengths for cache in caches])
         columns = max(cache.positions.shape[1] for cache in caches)
         result.positions = np.concatenate(
@@ -231,28 +178,6 @@ class BatchCache:
                 layer.keys = _side_by_side([(p.keys, p.used) for p in parts], rows, columns)
                 layer.values = _side_by_side([(p.values, p.used) for p in parts], rows, columns)
         return result
-
-
-def layer_count(model: nn.Module) -> int:
-    """Number of layers that need a cache.
-
-    Raises:
-        ModelError: the architecture keeps another state than keys and values.
-    """
-    from mlx_lm.models.cache import (  # noqa: TID251
-        KVCache,
-        RotatingKVCache,
-        make_prompt_cache,
-    )
-
-    own: list[Any] = make_prompt_cache(model)
-    strange = {type(c).__name__ for c in own if not isinstance(c, KVCache | RotatingKVCache)}
-    if strange:
-        raise ModelError(
-            f"this architecture keeps a {', '.join(sorted(strange))}, which cannot be batched",
-            cure="use a Llama, Mistral or Phi model",
-        )
-    return len(own)
 
 
 def _with_room(buffer: mx.array | None, new: mx.array, used: int, end: int) -> mx.array:

@@ -1,7 +1,7 @@
 """The rows of a micro-batch on all cores of the CPU backend.
 
 Rows do not depend on each other, so each core can take some of them through the whole
-forward and backward pass (see ``core_threads``). Gradients are added in the order of
+forward and backward pass (see ``cores``). Gradients are added in the order of
 the parts: the same bits in every run on as many cores.
 
 Every thread has a tree of modules of its own, since MLX differentiates a model by
@@ -16,7 +16,7 @@ from typing import Any
 
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_map
-from ecellm_mlx.device.cpu.core_threads import CoreThreads
+from ecellm_mlx.device.cpu.cores import CoreThreads
 from ecellm_mlx.device.cpu.gradients import HostGradients
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import AdapterDropout, Extent
