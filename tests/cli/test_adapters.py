@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -177,11 +178,10 @@ def test_a_base_that_peft_left_unnamed_is_named(pair: Path, tmp_path: Path) -> N
     assert json.loads((tmp_path / "back/adapter_config.json").read_text()) == config
 
 
-def test_inspect_reads_no_pytorch(pair: Path, ecellm: Any) -> None:
-    import subprocess
-
+def test_inspect_reads_no_pytorch(pair: Path) -> None:
     code = (
-        "import sys; from ecellm_mlx import backend; from converters.describe import describe;"
+        "import sys; from ecellm_mlx.device import backend;"
+        "from converters.describe import describe;"
         f"describe(__import__('pathlib').Path({str(pair / 'p')!r}));"
         "assert not {'torch', 'transformers', 'mlx_lm'} & set(sys.modules)"
     )

@@ -96,10 +96,10 @@ def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def test_two_ranks_equal_one_and_stop_and_resume_as_one(
-    tiny: Path, dataset: Path, tmp_path: Path, ecellm: Any, launch: Launch
+    tiny: Path, dataset: Path, tmp_path: Path, ecellm_process: Any, launch: Launch
 ) -> None:
     alone, whole, parts = (tmp_path / name for name in ("alone", "whole", "parts"))
-    assert ecellm(*order(tiny, dataset, alone)).returncode == 0
+    assert ecellm_process(*order(tiny, dataset, alone)).returncode == 0
     expected = losses(alone)
     assert len(expected) == STEPS
 

@@ -268,7 +268,7 @@ def test_contradictions_and_wrong_bases_are_refused(
 
 
 def test_a_full_disk_leaves_nothing(
-    ecellm: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ecellm_process: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = make_adapter(tmp_path / "a", tiny, ["q_proj"])
 
@@ -276,7 +276,7 @@ def test_a_full_disk_leaves_nothing(
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     out = tmp_path / "exports" / "hf"
-    result = ecellm("export", "hf", adapter, out, preexec_fn=limit)
+    result = ecellm_process("export", "hf", adapter, out, preexec_fn=limit)
     assert result.returncode == 1
     assert "cannot be written" in result.stderr
     assert result.stderr.count("\n") == 1

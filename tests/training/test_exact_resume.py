@@ -119,7 +119,7 @@ def test_killed_at_random_instants_it_ends_bit_for_bit_the_same(
 
 
 def test_a_killed_real_job_is_resumed_by_the_command(
-    ecellm: Any, tiny: Path, dataset: Path, tmp_path: Path
+    ecellm_process: Any, tiny: Path, dataset: Path, tmp_path: Path
 ) -> None:
     run = launch(str(tiny), str(dataset), None, SETTINGS, tmp_path / "run")
     process = jobs.start(run)
@@ -128,16 +128,16 @@ def test_a_killed_real_job_is_resumed_by_the_command(
         assert process.poll() is None, run.log_file.read_text()
     process.send_signal(signal.SIGKILL)
     process.wait(30)
-    listed = json.loads(ecellm("runs", "--json").stdout)
+    listed = json.loads(ecellm_process("runs", "--json").stdout)
     assert listed == [], "the run is not in the workspace"
     assert run.status().state is jobs.State.FAILED
-    done = ecellm("resume", run.path, "--json")
+    done = ecellm_process("resume", run.path, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outcome"] == "finished"
     assert "resumed from step" in done.stderr
     assert run.status().state is jobs.State.FINISHED
     assert told(run, events.Started)[1].resumed_from >= 2
-    again = ecellm("resume", run.path)
+    again = ecellm_process("resume", run.path)
     assert again.returncode == 1
     assert "is finished" in again.stderr
 
