@@ -10,6 +10,7 @@ import pytest
 
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.device.cpu import kernels as host
+from ecellm_mlx.device.cpu import replaced
 from ecellm_mlx.models import loading
 
 EXTREME = np.array([-1e4, -200.0, -88.8, -1.0, -0.0, 0.0, 1e-20, 3.0, 90.0, 1e4], np.float32)
@@ -54,7 +55,7 @@ def test_a_model_uses_them_within_the_context_only(tiny_models: dict[str, Path])
     import mlx_lm.models.llama as module
 
     model = loading.load(tiny_models["llama"]).model
-    kernels = host.HostKernels(model)
+    kernels = replaced.for_inference(model)
     before = (module.swiglu, module.scaled_dot_product_attention, nn.silu)
     with kernels.active():
         assert module.swiglu is not before[0]

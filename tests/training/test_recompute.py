@@ -8,7 +8,7 @@ import pytest
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx, nn, tree_flatten
-from ecellm_mlx.device.cpu.gradients import HostGradients
+from ecellm_mlx.device.cpu import replaced
 from ecellm_mlx.models import lora
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import AdapterDropout, Extent
@@ -55,7 +55,7 @@ def peak_and_gradient(model: nn.Module) -> tuple[float, dict[str, mx.array]]:
     before = mx.get_active_memory() / runtime.GIB
     runtime.reset_peak_memory()
     # As ``OptimizerStep`` does; MLX's own functions keep more, in an order of their own.
-    with HostGradients(model).active():
+    with replaced.for_training(model).active():
         value, gradient = function(model, batch())
         mx.eval(value, gradient)
     return runtime.peak_memory_gb() - before, dict(tree_flatten(gradient))

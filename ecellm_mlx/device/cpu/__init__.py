@@ -12,6 +12,7 @@ everything computes by ``device.plain``.
     kernels    forward arithmetic on the host
     softmax    exponentials by NumPy
     packed     a KV cache without padding
+    replaced   the one list of what stands in the place of what while the host computes
     quantized  layers that choose by the number of rows: fused, or de-quantized first
 """
 
@@ -22,9 +23,9 @@ from collections.abc import Callable, Sequence
 from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.device.cpu.cores import CoreThreads
 from ecellm_mlx.device.cpu.gradients import recomputed_block
-from ecellm_mlx.device.cpu.kernels import HostKernels
 from ecellm_mlx.device.cpu.packed import PASS_TOKENS, PackedCache
 from ecellm_mlx.device.cpu.quantized import CrossoverEmbedding, CrossoverLinear, use_crossover
+from ecellm_mlx.device.cpu.replaced import Replacements, for_inference
 from ecellm_mlx.device.padded import BatchCache
 from ecellm_mlx.device.plain import Plain
 from ecellm_mlx.device.protocol import Forward, Pass, RowCache
@@ -52,7 +53,7 @@ class Cpu(Plain):
         """Packed rows; padded ones for a model whose attention is its own."""
         kinds = {type(module) for module in model.modules()}
         quantized = kinds & {CrossoverLinear, CrossoverEmbedding}
-        host, cores = HostKernels(model), CoreThreads()
+        host, cores = for_inference(model), CoreThreads()
         tokens = QUANTIZED_PASS_TOKENS if quantized else PASS_TOKENS
 
         def packed(rows: int) -> RowCache:
@@ -72,7 +73,7 @@ class HostForward:
 
     def __init__(
         self,
-        host: HostKernels,
+        host: Replacements,
         cores: CoreThreads,
         cache: Callable[[int], RowCache],
         *,

@@ -13,20 +13,16 @@ without a past: what stays in memory are its inputs.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
-from ecellm_mlx.device.cpu.kernels import MODELS, HostKernels, float32_or
 from ecellm_mlx.device.cpu.softmax import exponentials
 from ecellm_mlx.device.traits import HEAD_BYTES
 from ecellm_mlx.models import body
-from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import KeyedDropout
 
 # Values that are worked on at once (256 KB of each array), to stay in cache.
@@ -42,40 +38,6 @@ Array = NDArray[np.float32]
 def _differentiable(function: Callable[..., mx.array]) -> Any:
     """``mx.custom_function``, whose calls are typed as objects."""
     return mx.custom_function(function)
-
-
-class HostGradients(HostKernels):
-    """The functions of one model that the host computes instead while it trains.
-
-    Forward and backward pass must both lie within ``active``: recomputed blocks run
-    their forward pass during the backward one.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._swaps: list[tuple[ModuleType | type, str, Any]] = []
-        names = {type(module).__module__ for module in model.modules()}
-        for module in (sys.modules[name] for name in sorted(names) if name.startswith(MODELS)):
-            if original := getattr(module, "scaled_dot_product_attention", None):
-                swap = _attention_or(original)
-                self._swaps.append((module, "scaled_dot_product_attention", swap))
-            if original := getattr(module, "swiglu", None):
-                self._swaps.append((module, "swiglu", float32_or(swiglu, original)))
-        from mlx_lm.tuner.lora import LoRALinear  # noqa: TID251
-
-        for kind in {
-            type(module) for name, module in model.named_modules() if _cheap(name, module)
-        }:
-            self._swaps.append((kind, "__call__", _sealed(kind.__call__)))
-        for kind in {type(block) for block in model.layers}:
-            self._swaps.append((kind, "__call__", _cutting(kind.__call__)))
-        self._swaps.append((LoRALinear, "__call__", _lora_or(LoRALinear.__call__)))
-        for name, choose in (
-            ("cross_entropy", _cross_entropy_or),
-            ("head_loss", _head_loss_or),
-        ):
-            self._swaps.append((loss, name, choose(getattr(loss, name))))
-        original = nn.gelu_approx
-        self._swaps.append((nn, "gelu_approx", float32_or(gelu_approx, original)))
 
 
 @_differentiable
@@ -169,6 +131,16 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float)
     attend.vjp(gradients)
 
     return attend(queries, keys, values)
+
+
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any
+) -> mx.array | None:
+    """Causal attention among the tokens of a pass; None for any other."""
+    causal = isinstance(mask, str) and mask == "causal"
+    if cache is None and causal and queries.shape[2] == keys.shape[2]:
+        return attention(queries, keys, values, scale)
+    return None
 
 
 def _attention_gradients(
@@ -396,7 +368,7 @@ def _cut_vjp(_primals: mx.array, cotangent: mx.array, _output: mx.array) -> mx.a
 cut.vjp(_cut_vjp)
 
 
-def _cutting(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+def cutting(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     """A block's call that cuts the way back at its input."""
 
     def call(self: nn.Module, x: mx.array, *args: Any, **named: Any) -> mx.array:
@@ -405,7 +377,7 @@ def _cutting(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     return call
 
 
-def _sealed(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+def sealed(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     """A layer's call, without trainable parameters, that keeps its input and output only."""
 
     def call(self: nn.Module, x: mx.array, *args: Any, **named: Any) -> mx.array:
@@ -419,7 +391,7 @@ def _sealed(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     return call
 
 
-def _cheap(name: str, module: nn.Module) -> bool:
+def is_cheap(name: str, module: nn.Module) -> bool:
     """Norms and rotations: quick to do again, and what they keep is not small."""
     frozen = not tree_flatten(module.trainable_parameters())
     return frozen and (isinstance(module, nn.RMSNorm | nn.LayerNorm) or name.endswith(".rope"))
@@ -454,7 +426,7 @@ def _blocks(*arrays: mx.array | Array) -> Iterator[list[Array]]:
         yield [view[start : start + step] for view in views]
 
 
-def _lora_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+def lora_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def choose(self: nn.Module, x: mx.array) -> mx.array:
         keyed = isinstance(self.dropout, KeyedDropout)
         plain = type(self.linear) is nn.Linear and (keyed or self.dropout._p_1 == 1)
@@ -469,7 +441,7 @@ def _lora_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     return choose
 
 
-def _cross_entropy_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+def cross_entropy_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def choose(logits: mx.array, targets: mx.array) -> mx.array:
         if logits.dtype == mx.float32:
             return cross_entropy(logits, targets)
@@ -478,36 +450,11 @@ def _cross_entropy_or(original: Callable[..., mx.array]) -> Callable[..., mx.arr
     return choose
 
 
-def _head_loss_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+def head_loss_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def choose(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
         frozen = not tree_flatten(body.head(model).trainable_parameters())
         if frozen and hidden.dtype == mx.float32:
             return head_loss(model, hidden, targets)
         return original(model, hidden, targets)
-
-    return choose
-
-
-def _attention_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    def choose(
-        queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
-        cache: Any,
-        scale: float,
-        mask: Any,
-        **others: Any,
-    ) -> mx.array:
-        ours = (
-            cache is None
-            and isinstance(mask, str)
-            and mask == "causal"
-            and queries.shape[2] == keys.shape[2]
-            and not any(value is not None for value in others.values())
-            and {queries.dtype, keys.dtype, values.dtype} == {mx.float32}
-        )
-        if ours:
-            return attention(queries, keys, values, scale)
-        return original(queries, keys, values, cache=cache, scale=scale, mask=mask, **others)
 
     return choose

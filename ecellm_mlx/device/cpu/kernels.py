@@ -4,62 +4,26 @@ That backend computes exponentials on one thread at some 70 million a second, an
 fused attention adds passes of its own around them: in a forward pass of a small model
 both take longer than all matrix products. NumPy's vectorised ``exp`` is ten times
 faster and reads MLX's memory in place. Matrix products stay with MLX, whose BLAS is
-fast. Numbers agree to rounding; gradients are not defined, so this serves inference.
-
-Models are not changed: while ``HostKernels.active`` lasts, the functions that mlx-lm's
-model files call by name are replaced by these. On other devices nothing is.
+fast. Numbers agree to rounding; gradients are not defined, so this serves inference:
+``replaced`` says where.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecellm_mlx.device.backend import mx, nn
+from ecellm_mlx.device.backend import mx
 from ecellm_mlx.device.cpu.packed import PackedLayer
 from ecellm_mlx.device.cpu.softmax import exponentials
 from ecellm_mlx.device.padded import LayerCache
-from ecellm_mlx.device.protocol import UnsuitedError
 
 # Attention scores of so many values (1 MB) are worked on at once, to stay in cache.
 BLOCK = 1 << 18
-MODELS = "mlx_lm.models."
 
 Array = NDArray[np.float32]
-
-
-class HostKernels:
-    """The functions of one model that the host computes instead; see ``active``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._swaps: list[tuple[ModuleType | type, str, Any]] = []
-        names = {type(module).__module__ for module in model.modules()}
-        for module in (sys.modules[name] for name in sorted(names) if name.startswith(MODELS)):
-            if original := getattr(module, "scaled_dot_product_attention", None):
-                swap = _attention_or(original)
-                self._swaps.append((module, "scaled_dot_product_attention", swap))
-            if original := getattr(module, "swiglu", None):
-                self._swaps.append((module, "swiglu", float32_or(swiglu, original)))
-        for name, function in (("silu", silu), ("gelu_approx", gelu_approx)):
-            self._swaps.append((nn, name, float32_or(function, getattr(nn, name))))
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Within the context the model's forward passes use the host's functions."""
-        before = [getattr(module, name) for module, name, _ in self._swaps]
-        try:
-            for module, name, function in self._swaps:
-                setattr(module, name, function)
-            yield
-        finally:
-            for (module, name, _), function in zip(self._swaps, before, strict=True):
-                setattr(module, name, function)
 
 
 def silu(x: mx.array) -> mx.array:
@@ -118,6 +82,17 @@ def attention(
     return output / mx.array(totals)
 
 
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any
+) -> mx.array | None:
+    """Attention of a row to what it has read; None where another cache keeps that."""
+    if isinstance(cache, PackedLayer) and not isinstance(mask, str):
+        return cache.attend(queries, keys, values, scale, mask)
+    if isinstance(cache, LayerCache) and not isinstance(mask, str):
+        return attention(queries, keys, values, scale, mask)
+    return None
+
+
 def _bias(mask: mx.array) -> Array:
     values = np.asarray(mask)
     if values.dtype == np.bool_:
@@ -132,43 +107,3 @@ def _times_sigmoid(x: Array, inner: Array) -> Array:
         np.exp(result, out=result)
     result += 1
     return np.divide(x, result, out=result)
-
-
-def float32_or(
-    function: Callable[..., mx.array], original: Callable[..., mx.array]
-) -> Callable[..., mx.array]:
-    """``function`` where every argument is float32, else ``original``."""
-
-    def choose(*arrays: mx.array) -> mx.array:
-        if all(array.dtype == mx.float32 for array in arrays):
-            return function(*arrays)
-        return original(*arrays)
-
-    return choose
-
-
-def _attention_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    def choose(
-        queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
-        cache: Any,
-        scale: float,
-        mask: Any,
-        **others: Any,
-    ) -> mx.array:
-        ours = (
-            isinstance(cache, LayerCache | PackedLayer)
-            and not isinstance(mask, str)
-            and not any(value is not None for value in others.values())
-            and {queries.dtype, keys.dtype, values.dtype} == {mx.float32}
-        )
-        if isinstance(cache, PackedLayer):
-            if not ours:
-                raise UnsuitedError("its attention is not computed row by row")
-            return cache.attend(queries, keys, values, scale, mask)
-        if ours:
-            return attention(queries, keys, values, scale, mask)
-        return original(queries, keys, values, cache=cache, scale=scale, mask=mask, **others)
-
-    return choose

@@ -16,8 +16,8 @@ from typing import Any
 
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_map
+from ecellm_mlx.device.cpu import replaced
 from ecellm_mlx.device.cpu.cores import CoreThreads
-from ecellm_mlx.device.cpu.gradients import HostGradients
 from ecellm_mlx.training import loss
 from ecellm_mlx.training.dropout import AdapterDropout, Extent
 
@@ -37,7 +37,7 @@ class RowThreads:
         self._gradients = [
             nn.value_and_grad(each, loss.negative_log_likelihood) for each in self._models
         ]
-        self._host = HostGradients(model)
+        self._host = replaced.for_training(model)
 
     def loss_and_gradient(self, batch: Batch, seed: int) -> tuple[mx.array, Any]:
         """Summed loss (scalar, float32) and its gradient, a tree like the parameters'.
