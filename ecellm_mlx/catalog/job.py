@@ -74,7 +74,7 @@ def launch(
         JobError: the output exists and ``resume`` was not asked for, or it was made with
             other settings.
     """
-    reading = {"encoding": encoding, "delimiter": delimiter, "sheet": sheet}
+    reading: dict[str, Any] = {"encoding": encoding, "delimiter": delimiter, "sheet": sheet}
     content = open_table(table, **reading)
     question = build(
         content.names,

@@ -1,4 +1,4 @@
-"""Read, extend and write product tables as they are: CSV, TSV, JSON Lines, Parquet, XLSX.
+"""Read, extend and write product tables as they are: CSV, TSV, JSON, Parquet, XLSX, feeds.
 
     table = open_table(Path("shop.csv"))
     table.facts()                       # what was detected, for a person
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ecellm_mlx.errors import DataError, UsageError
-from ecellm_mlx.tables import plain
+from ecellm_mlx.tables import endings, plain
 from ecellm_mlx.tables.base import (
     BadRow,
     Column,
@@ -26,8 +26,9 @@ from ecellm_mlx.tables.base import (
     addresses,
     no_rows,
 )
-from ecellm_mlx.tables.delimited import DelimitedTable
-from ecellm_mlx.tables.jsonl import JsonLinesTable
+from ecellm_mlx.tables.delimited import QUOTES, DelimitedTable
+from ecellm_mlx.tables.feed import FeedTable
+from ecellm_mlx.tables.jsonl import JsonArrayTable, JsonLinesTable, is_array
 from ecellm_mlx.tables.parquet import ParquetTable
 from ecellm_mlx.tables.xlsx import XlsxTable
 
@@ -45,36 +46,45 @@ __all__ = [
     "writer",
 ]
 
-DELIMITED = (".csv", ".tsv", ".txt")
-JSON_LINES = (".jsonl", ".ndjson")
-
 
 def open_table(
     path: Path,
     *,
     encoding: str | None = None,
     delimiter: str | None = None,
+    quote: str | None = None,
     sheet: str | None = None,
+    header_row: int | None = None,
 ) -> Table:
     """Open a table by its ending and find out how it is written down.
 
     Args:
-        path: a ``.csv``, ``.tsv``, ``.txt``, ``.jsonl``, ``.ndjson``, ``.parquet`` or
-            ``.xlsx`` file.
+        path: a file whose ending is one of ``endings.READABLE``; text tables also packed,
+            as ``.csv.gz``.
         encoding, delimiter: of a CSV or TSV file, instead of what is detected.
+        quote: likewise, one of ``delimited.QUOTES``: how its cells are quoted.
         sheet: of a workbook; the first one when not given.
+        header_row: line of a text file or row of a sheet that holds the titles, from 1;
+            what stands above is copied.
 
     Raises:
         DataError: missing, unreadable, of another format, or without a header.
         UsageError: an option that the format does not have.
     """
-    kind = path.suffix.lower()
-    if (encoding or delimiter) and kind not in DELIMITED:
+    kind = endings.ending(path)
+    if (encoding or delimiter or quote) and kind not in endings.DELIMITED:
         raise UsageError(
-            "--encoding and --delimiter are for CSV and TSV files", got=path.suffix
+            "--encoding, --delimiter and --quote are for CSV and TSV files", got=path.suffix
         )
-    if sheet and kind != ".xlsx":
+    if sheet and kind not in endings.WORKBOOKS:
         raise UsageError("--sheet is for XLSX files", got=path.suffix)
+    if header_row is not None:
+        if kind not in (*endings.DELIMITED, *endings.WORKBOOKS):
+            raise UsageError("--header-row is for CSV, TSV and XLSX files", got=path.suffix)
+        if header_row < 1:
+            raise UsageError("--header-row counts from 1", got=str(header_row))
+    if quote is not None and quote not in QUOTES:
+        raise UsageError(f"--quote {quote} is unknown", expected=f"one of {', '.join(QUOTES)}")
     if delimiter is not None:
         delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
         if len(delimiter) != 1 or delimiter in '"\r\n':
@@ -88,17 +98,25 @@ def open_table(
             raise DataError(f"{path} does not exist", cure="check the path")
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty", cure="export the table again")
-        if kind in DELIMITED:
-            return DelimitedTable(path, encoding=encoding, delimiter=delimiter)
-        if kind in JSON_LINES:
-            return JsonLinesTable(path)
+        if kind in endings.DELIMITED:
+            return DelimitedTable(
+                path,
+                encoding=encoding,
+                delimiter=delimiter,
+                quote=quote,
+                header_line=header_row,
+            )
+        if kind in endings.JSON:
+            return JsonArrayTable(path) if is_array(path) else JsonLinesTable(path)
         if kind == ".parquet":
             return ParquetTable(path)
-        if kind == ".xlsx":
-            return XlsxTable(path, sheet=sheet)
+        if kind in endings.WORKBOOKS:
+            return XlsxTable(path, sheet=sheet, header_row=header_row)
+        if kind == ".xml":
+            return FeedTable(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read", got=(error.strerror or "").lower()) from None
-    raise plain.unknown(path)
+    raise endings.unknown(path)
 
 
 @contextlib.contextmanager
@@ -110,8 +128,7 @@ def writer(
     In the table's own format untouched cells are copied exactly; in another one they are
     written as text.
     """
-    same = _family(table.path) == _family(out)
-    if same:
+    if table.writes_as(out):
         with table.appender(out, columns, as_utf8=as_utf8) as own:
             yield own
         return
@@ -119,8 +136,12 @@ def writer(
         yield plain.Converting(lines)
 
 
-def _family(path: Path) -> str:
-    kind = path.suffix.lower()
-    if kind == ".txt":
-        kind = ".csv"
-    return ".jsonl" if kind in JSON_LINES else kind
+def check_writable(table: Table, out: Path) -> None:
+    """Refuse, before hours of work, a file that ``writer`` could not write.
+
+    Raises:
+        DataError: the ending names no format that can be written.
+        EcellmError: what the format needs is not installed.
+    """
+    if not table.writes_as(out):
+        plain.check(out)

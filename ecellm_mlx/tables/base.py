@@ -15,17 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.errors import DataError
+from ecellm_mlx.tables import endings
 
 Value = str | float | None
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One row: ``cells`` as text, one per column; ``line`` is where it starts, from 1."""
+    """One row: ``cells`` as text, one per column; ``line`` is where it starts, from 1.
+
+    Attributes:
+        surplus: how many cells the file has in this row behind the last column (below 0:
+            how many it lacks); all of them are empty.
+    """
 
     line: int
     cells: list[str]
     raw: Any = None
+    surplus: int = 0
+
+    @property
+    def blank(self) -> bool:
+        """Whether it holds nothing: it is copied, and nothing is asked about it."""
+        return not any(cell.strip() for cell in self.cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,10 @@ class Table(ABC):
             columns: what is appended to the header.
             as_utf8: give up the table's own encoding for UTF-8.
         """
+
+    def writes_as(self, out: Path) -> bool:
+        """Whether ``out`` is to be a file of the table's own format, by its ending."""
+        return endings.family(self.path) == endings.family(out)
 
     def good_rows(self) -> Iterator[TableRow]:
         """The rows that can be used."""

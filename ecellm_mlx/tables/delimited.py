@@ -3,7 +3,9 @@
 A record keeps its raw bytes, line end included; appending cells touches nothing else.
 Bytes are parsed as Latin-1, which maps each byte to one character and back, and cells are
 decoded afterwards, so that a byte that is wrong spoils its own record only. A quotation
-mark that is never closed costs one line: reading goes on with the line after it.
+mark that is never closed costs one line: reading goes on with the line after it. Records
+above the header (``header``) are copied; one empty cell more or less at the end of a record
+is a habit of programs, and kept.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import contextlib
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.files import open_atomic
 from ecellm_mlx.tables import encoding as encodings
+from ecellm_mlx.tables import endings, header
 from ecellm_mlx.tables.base import BadRow, Column, EncodingGap, Table, TableRow, Value, Writer
 from ecellm_mlx.tables.encoding import Encoding
 from ecellm_mlx.tables.lines import raw_lines
@@ -46,6 +49,9 @@ class Quoting:
 
 
 QUOTINGS = (Quoting(), Quoting(escape="\\"), Quoting("'"), Quoting(""))
+# As a person names them: --quote none.
+QUOTES = {"double": Quoting(), "backslash": Quoting(escape="\\"), "single": Quoting("'"),
+          "none": Quoting("")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,28 +97,53 @@ class DelimitedTable(Table):
 
     Args:
         path: the file.
-        encoding, delimiter: instead of what is detected.
+        encoding, delimiter, quote, header_line: instead of what is detected; the line is
+            counted from 1.
 
     Raises:
-        DataError: it is no text, or has no header.
+        DataError: it is no text, or has no header, or none at that line.
     """
 
     def __init__(
-        self, path: Path, *, encoding: str | None = None, delimiter: str | None = None
+        self,
+        path: Path,
+        *,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
+        header_line: int | None = None,
     ) -> None:
         super().__init__(path)
-        found = encodings.given(path, encoding) if encoding else encodings.detect(path)
-        self.dialect = _sniff(path, found, delimiter)
-        first = next(self._records(), None)
-        if first is None:
+        used = encodings.given(path, encoding) if encoding else encodings.detect(path)
+        quotings = (QUOTES[quote],) if quote else QUOTINGS
+        self.dialect = _sniff(path, used, delimiter, quotings)
+        records = self._records()
+        if header_line is None:
+            first = list(islice(records, header.SEARCHED))
+            place = header.header_place([_cells(record) for record in first])
+        else:
+            first = []
+            for record in records:
+                first.append(record)
+                if record.line >= header_line:
+                    break
+            place = len(first) - 1
+            if not first or first[-1].line != header_line:
+                raise DataError(
+                    f"{path} has no record that starts at line {header_line}",
+                    cure="correct --header-row",
+                )
+        if not first:
             raise DataError(f"{path} is empty", cure="export the table again")
-        if isinstance(first, BadRow):
+        titles = first[place]
+        if isinstance(titles, BadRow):
             raise DataError.at(
-                path, first.line, f"the header cannot be read: {first.reason}",
+                path, titles.line, f"the header cannot be read: {titles.reason}",
                 cure="correct it, or name the right --encoding",
             )  # fmt: skip
-        self.header = first.cells
-        self._header_row = first
+        self.header = titles.cells
+        self._header_row = titles
+        self._above = first[:place]
 
     def facts(self) -> dict[str, str]:
         """Encoding, delimiter, quoting and line ends."""
@@ -124,20 +155,33 @@ class DelimitedTable(Table):
             "quoting": str(d.quoting) + (", every cell" if d.quote_all else ""),
             "line ends": {"\r\n": "CRLF", "\n": "LF", "\r": "CR"}[d.line_end],
             "columns": str(len(self.header)),
+            **header.facts(self._header_row.line, len(self._above)),
         }
 
     def rows(self) -> Iterator[TableRow | BadRow]:
         """The records after the header."""
         width = len(self.header)
-        records = self._records()
-        next(records)
-        for record in records:
-            if isinstance(record, TableRow) and len(record.cells) != width:
+        for record in islice(self._records(), len(self._above) + 1, None):
+            if isinstance(record, BadRow) or len(record.cells) == width:
+                yield record
+            elif (cells := self._fitted(record.cells)) is not None:
+                surplus = len(record.cells) - width
+                yield TableRow(record.line, cells, record.raw, surplus)
+            else:
                 yield BadRow(
                     record.line, f"{len(record.cells)} cells instead of {width}", record.raw
                 )
-            else:
-                yield record
+
+    def _fitted(self, cells: list[str]) -> list[str] | None:
+        """Cells of another number as the header has them, where only empty ones are at odds."""
+        width = len(self.header)
+        if not any(cell.strip() for cell in cells):
+            return [""] * width
+        if len(cells) == width + 1 and not cells[-1].strip():
+            return cells[:-1]
+        if len(cells) == width - 1 and not self.header[-1].strip():
+            return [*cells, ""]
+        return None
 
     @contextlib.contextmanager
     def appender(
@@ -145,9 +189,11 @@ class DelimitedTable(Table):
     ) -> Iterator[Writer]:
         """See ``Table``; the header's own bytes are kept as well."""
         target = Encoding("utf-8", b"\xef\xbb\xbf") if as_utf8 else self.dialect.encoding
-        with open_atomic(out) as stream:
+        with endings.created(out) as stream:
             stream.write(target.bom)
             writer = _Appender(stream, self.dialect, target)
+            for record in self._above:
+                writer.copy(record.raw)
             writer.write(self._header_row, [column.name for column in columns])
             yield writer
 
@@ -237,21 +283,43 @@ class _Appender(Writer):
         raw: bytes = row.raw
         body = raw.rstrip(b"\r\n")
         end = raw[len(body) :].decode("ascii") or self._dialect.line_end
-        cells = "".join(self._dialect.delimiter + self._dialect.cell(v) for v in values)
+        mark = self._dialect.delimiter
+        cells = "".join(mark + self._dialect.cell(v) for v in values)
+        behind = b""
+        if row.surplus < 0:
+            cells = mark * -row.surplus + cells
+        for _ in range(row.surplus):
+            # Empty cells stay the last ones, so that new cells stand below their titles.
+            place = body.rindex(mark.encode())
+            body, behind = body[:place], body[place:] + behind
         try:
-            added = (cells + end).encode(self._target.name)
+            added = cells.encode(self._target.name)
         except UnicodeEncodeError as error:
             raise EncodingGap(error.object[error.start]) from None
-        if not self._same:
-            body = body.decode(self._source, "surrogatepass").encode(
-                self._target.name, "surrogatepass"
-            )
-        self._stream.write(body + added)
+        self._stream.write(self._recoded(body) + added)
+        self._stream.write(self._recoded(behind) + end.encode(self._target.name))
+
+    def copy(self, raw: bytes) -> None:
+        """A record that gets no cells."""
+        self._stream.write(self._recoded(raw))
+
+    def _recoded(self, raw: bytes) -> bytes:
+        if self._same:
+            return raw
+        return raw.decode(self._source, "surrogatepass").encode(
+            self._target.name, "surrogatepass"
+        )
 
 
-def _sniff(path: Path, encoding: Encoding, delimiter: str | None) -> Dialect:
+def _cells(record: TableRow | BadRow) -> list[str]:
+    return record.cells if isinstance(record, TableRow) else []
+
+
+def _sniff(
+    path: Path, encoding: Encoding, delimiter: str | None, quotings: Sequence[Quoting]
+) -> Dialect:
     """The dialect under which most records are as wide as the header."""
-    with path.open("rb") as stream:
+    with endings.opened(path) as stream:
         head = stream.read(SNIFF_BYTES)
     if encoding.wide:
         head = head.decode(encoding.name, "ignore").encode()
@@ -261,19 +329,21 @@ def _sniff(path: Path, encoding: Encoding, delimiter: str | None) -> Dialect:
         line_end = "\r" if b"\r" in head else "\n"
     elif head.split(b"\n", 1)[0].endswith(b"\r"):
         line_end = "\r\n"
-    usual = ("\t", *DELIMITERS) if path.suffix.lower() == ".tsv" else DELIMITERS
+    first = head.lstrip(encoding.bom if not encoding.wide else b"\xef\xbb\xbf")
+    usual = ("\t", *DELIMITERS) if endings.ending(path) in endings.TAB else DELIMITERS
+    if delimiter is None and (named := header.SEPARATOR.match(first[:16].decode(LATIN_1))):
+        delimiter = named.group(1)
     marks = (delimiter,) if delimiter else usual
     tried = [
         (dialect, _fit(head, dialect, complete))
-        for quoting in QUOTINGS
+        for quoting in quotings
         for dialect in (Dialect(encoding, mark, quoting, False, line_end) for mark in marks)
     ]
     # ``max`` takes the first of equals: the usual delimiter, the usual quoting.
-    common = [(d, fit) for d, fit in tried if d.quoting.mark == QUOTINGS[0].mark]
+    common = [(d, fit) for d, fit in tried if d.quoting.mark == quotings[0].mark]
     best, fit = max(common, key=lambda entry: entry[1].order)
     if not fit.convincing:
         best, _ = max(tried, key=lambda entry: entry[1].order)
-    first = head.lstrip(encoding.bom if not encoding.wide else b"\xef\xbb\xbf")
     titles = first.splitlines()[0].decode(LATIN_1).split(best.delimiter) if first else []
     mark = best.quoting.mark
     quote_all = bool(mark and titles) and all(
@@ -286,21 +356,27 @@ def _sniff(path: Path, encoding: Encoding, delimiter: str | None) -> Dialect:
 class _Fit:
     """How a sample reads under a dialect: shares of records as wide as the header.
 
-    ``marked`` is the share among records that hold a quotation mark, None if none does.
+    ``marked`` is the share among records that hold a quotation mark, None if none does;
+    ``above`` counts the records that seem to stand above the header.
     """
 
     share: float
     marked: float | None
     width: int
+    above: int = 0
 
     @property
-    def order(self) -> tuple[float, int]:
-        """One column is what every wrong delimiter gives."""
-        return (self.share if self.width > 1 else min(self.share, 0.0), self.width)
+    def order(self) -> tuple[float, bool, int]:
+        """One column is what every wrong delimiter gives; most headers come first."""
+        share = self.share if self.width > 1 else min(self.share, 0.0)
+        return (share, not self.above, self.width)
 
     @property
     def convincing(self) -> bool:
         """Whether quotation marks are what they seem; some rows may be broken."""
+        if self.above:
+            # Wrong quoting cuts rows into more cells than the header has.
+            return False
         return self.share >= 0.5 if self.marked is None else self.marked >= 0.25
 
 
@@ -312,17 +388,18 @@ def _fit(head: bytes, dialect: Dialect, complete: bool) -> _Fit:
     mark = (dialect.quoting.mark or '"').encode()
     if dialect.quoting.escape and dialect.quoting.escape.encode() + mark not in head:
         return _Fit(-1.0, None, 0)
-    width, fit, total, fit_marked, marked = 0, 0, 0, 0, 0
-    for record in parse(iter(lines), dialect, LATIN_1):
-        if not width:
-            if isinstance(record, BadRow):
-                return _Fit(-1.0, None, 0)
-            width = len(record.cells)
-            continue
-        fits = isinstance(record, TableRow) and len(record.cells) == width
+    records = list(islice(parse(iter(lines), dialect, LATIN_1), SNIFF_RECORDS))
+    place = header.header_place([_cells(record) for record in records[: header.SEARCHED]])
+    if not records or isinstance(records[place], BadRow):
+        return _Fit(-1.0, None, 0)
+    width = len(_cells(records[place]))
+    total, fit, marked, fit_marked = 0, 0, 0, 0
+    for record in records[place + 1 :]:
+        cells = _cells(record)
+        # One empty cell behind the last column is a habit of some programs.
+        fits = len(cells) == width or (len(cells) == width + 1 and not cells[-1].strip())
         total, fit = total + 1, fit + fits
         if mark in record.raw:
             marked, fit_marked = marked + 1, fit_marked + fits
-        if total >= SNIFF_RECORDS:
-            break
-    return _Fit(fit / total if total else 1.0, fit_marked / marked if marked else None, width)
+    share, share_marked = fit / total if total else 1.0, fit_marked / marked if marked else None
+    return _Fit(share, share_marked, width, place)

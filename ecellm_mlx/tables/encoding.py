@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ecellm_mlx.errors import DataError, UsageError
+from ecellm_mlx.tables.endings import opened
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -85,7 +86,7 @@ def given(path: Path, name: str) -> Encoding:
             f"--encoding {name} is unknown", expected="a name such as utf-8 or cp1252"
         ) from None
     found = {"utf-8-sig": "utf-8", "utf_8_sig": "utf-8"}.get(found, found)
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         head = stream.read(4)
     if found in ("utf-16", "utf-32"):
         found += "-be" if head.startswith((codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)) else "-le"
@@ -99,7 +100,7 @@ def detect(path: Path) -> Encoding:
     Raises:
         DataError: it is no text.
     """
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         head = stream.read(4096)
         for mark, name in BOMS:
             if head.startswith(mark):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ecellm_mlx.tables.encoding import Encoding
+from ecellm_mlx.tables.endings import opened
 
 CHUNK = 256 * 1024
 
@@ -25,7 +26,7 @@ def raw_lines(
         encoding: what it is in.
         carriage_return: lines end with a lone ``\\r``, as on old Macs.
     """
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         stream.seek(len(encoding.bom))
         if not encoding.wide and not carriage_return:
             yield from stream

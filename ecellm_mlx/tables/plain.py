@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.files import open_atomic
+from ecellm_mlx.tables import endings
 from ecellm_mlx.tables.base import Column, TableRow, Value, Writer
 from ecellm_mlx.tables.delimited import Dialect, Quoting
 from ecellm_mlx.tables.encoding import Encoding
@@ -21,7 +21,6 @@ from ecellm_mlx.tables.parquet import BATCH_ROWS, Groups, arrow
 from ecellm_mlx.tables.sheet_xml import FORBIDDEN
 
 SHEET_ROWS = 1_048_576
-WRITABLE = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 
 
 class Lines(Protocol):
@@ -38,12 +37,16 @@ def create(path: Path, columns: Sequence[Column]) -> Iterator[Lines]:
     Raises:
         DataError: the ending names no format that can be written.
     """
-    kind = path.suffix.lower()
-    with open_atomic(path) as stream:
-        if kind in (".csv", ".txt", ".tsv"):
-            yield _Delimited(stream, columns, "\t" if kind == ".tsv" else ",")
-        elif kind in (".jsonl", ".ndjson"):
+    kind = endings.ending(path)
+    with endings.created(path) as stream:
+        if kind in endings.DELIMITED:
+            yield _Delimited(stream, columns, "\t" if kind in endings.TAB else ",")
+        elif kind in endings.JSON_LINES:
             yield _JsonLines(stream, columns)
+        elif kind == ".json":
+            array = _JsonArray(stream, columns)
+            yield array
+            array.finish()
         elif kind == ".parquet":
             pa = arrow()
             schema = pa.schema(
@@ -57,7 +60,7 @@ def create(path: Path, columns: Sequence[Column]) -> Iterator[Lines]:
             with _sheet(stream, path, columns) as sheet:
                 yield sheet
         else:
-            raise unknown(path)
+            raise endings.unknown(path, endings.WRITABLE)
 
 
 def check(path: Path) -> None:
@@ -67,21 +70,11 @@ def check(path: Path) -> None:
         DataError: the ending names no format that can be written.
         EcellmError: what the format needs is not installed.
     """
-    kind = path.suffix.lower()
-    if kind not in WRITABLE:
-        raise unknown(path)
+    kind = endings.ending(path)
+    if kind not in endings.WRITABLE:
+        raise endings.unknown(path, endings.WRITABLE)
     if kind == ".parquet":
         arrow()
-
-
-def unknown(path: Path) -> DataError:
-    """The error for a file whose ending names no format."""
-    return DataError(
-        f"{path} is no table of a known format",
-        got=path.suffix or "a name without an ending",
-        expected=".csv, .tsv, .txt, .jsonl, .ndjson, .parquet or .xlsx",
-        cure="export it as CSV",
-    )
 
 
 class Converting(Writer):
@@ -112,11 +105,28 @@ class _JsonLines:
         self._stream, self._names = stream, [column.name for column in columns]
 
     def write(self, values: Sequence[Value]) -> None:
+        self._stream.write((self._object(values) + "\n").encode())
+
+    def _object(self, values: Sequence[Value]) -> str:
         item = {
             name: round(value, 4) if isinstance(value, float) else value
             for name, value in zip(self._names, values, strict=True)
         }
-        self._stream.write((json.dumps(item, ensure_ascii=False) + "\n").encode())
+        return json.dumps(item, ensure_ascii=False)
+
+
+class _JsonArray(_JsonLines):
+    """The same objects as one array, an object a line."""
+
+    _before = "[\n"
+
+    def write(self, values: Sequence[Value]) -> None:
+        self._stream.write((self._before + self._object(values)).encode())
+        self._before = ",\n"
+
+    def finish(self) -> None:
+        """Close the array."""
+        self._stream.write(b"[]\n" if self._before == "[\n" else b"\n]\n")
 
 
 class _Parquet:

@@ -19,6 +19,8 @@ ROW_START = re.compile(rb"<((?:\w+:)?)row(?=[\s>])([^>]*)>")
 NUMBER = re.compile(rb'\br="(\d+)"')
 SPANS = re.compile(rb'\sspans="[^"]*"')
 DIMENSION = re.compile(rb"<(?:\w+:)?dimension\s[^>]*/>")
+# A cell: the letters of its place, and a slash if it has a format and nothing else.
+CELL = re.compile(rb'<(?:\w+:)?c\s[^>]*?\br="([A-Z]{1,3})\d+"[^>]*?(/?)>')
 # What XML 1.0 cannot hold, not even escaped.
 FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -107,3 +109,30 @@ def column_letters(number: int) -> str:
         number, rest = divmod(number - 1, 26)
         letters = chr(ord("A") + rest) + letters
     return letters
+
+
+def sheet_width(source: IO[bytes]) -> tuple[int, int]:
+    """The last column that holds something, and the last one that has a cell at all.
+
+    Args:
+        source: the sheet's XML.
+    """
+    seen: set[tuple[bytes, bytes]] = set()
+    rest = b""
+    while block := source.read(CHUNK):
+        text = rest + block
+        # A tag that the end of the block cuts is read with the next one.
+        cut = text.rfind(b"<")
+        text, rest = text[:cut], text[cut:]
+        seen.update(CELL.findall(text))
+    seen.update(CELL.findall(rest))
+    used = max((column_number(letters) for letters, empty in seen if not empty), default=0)
+    return used, max((column_number(letters) for letters, _ in seen), default=0)
+
+
+def column_number(letters: bytes) -> int:
+    """1 for ``A``, 27 for ``AA``."""
+    number = 0
+    for letter in letters:
+        number = number * 26 + letter - ord("A") + 1
+    return number
