@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from converters import architectures
 from converters.errors import ConversionError
 from converters.folders import new_folder, write_json
 from converters.gguf_header import GgufHeader, read_header
@@ -52,7 +53,7 @@ def import_gguf(source: Path, target: Path) -> Path:
     """
     header = read_header(source)
     architecture = header.need("general.architecture")
-    if architecture != "llama":
+    if architectures.imported_from_gguf(architecture) is None:
         raise ConversionError(
             f"{source} holds a {architecture!r} model; GGUF import supports the llama "
             "architecture (Llama, Mistral, SmolLM2): pull the model from the hub instead."
@@ -75,21 +76,25 @@ def import_gguf(source: Path, target: Path) -> Path:
 def model_config(header: GgufHeader) -> dict[str, Any]:
     """The Hugging Face configuration that the metadata describes, with MLX quantization."""
 
+    name = header.need("general.architecture")
+    model_type = architectures.imported_from_gguf(name)
+    assert model_type is not None
+
     def need(key: str) -> Any:
-        return header.need(f"llama.{key}")
+        return header.need(f"{name}.{key}")
 
     heads = need("attention.head_count")
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [architectures.ARCHITECTURES[model_type].hf_class],
+        "model_type": model_type,
         "hidden_size": need("embedding_length"),
         "intermediate_size": need("feed_forward_length"),
         "num_hidden_layers": need("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": header.metadata.get("llama.attention.head_count_kv", heads),
+        "num_key_value_heads": header.metadata.get(f"{name}.attention.head_count_kv", heads),
         "max_position_embeddings": need("context_length"),
         "rms_norm_eps": _shortest(need("attention.layer_norm_rms_epsilon")),
-        "rope_theta": _shortest(header.metadata.get("llama.rope.freq_base", 10000.0)),
+        "rope_theta": _shortest(header.metadata.get(f"{name}.rope.freq_base", 10000.0)),
         "vocab_size": len(header.need("tokenizer.ggml.tokens")),
         "hidden_act": "silu",
         "attention_bias": False,
@@ -97,11 +102,11 @@ def model_config(header: GgufHeader) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in header.tensors,
     }
     head_dim = config["hidden_size"] // heads
-    if header.metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
+    if header.metadata.get(f"{name}.rope.dimension_count", head_dim) != head_dim:
         raise ConversionError(
             f"{header.path} rotates a part of each head, which is unsupported."
         )
-    if scaling := [key for key in header.metadata if key.startswith("llama.rope.scaling.")]:
+    if scaling := [key for key in header.metadata if key.startswith(f"{name}.rope.scaling.")]:
         raise ConversionError(
             f"{header.path} scales its rotary positions ({scaling[0]}), which GGUF import does "
             "not support; pull the model from the hub instead."

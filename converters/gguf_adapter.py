@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from converters.errors import ConversionError
 from converters.gguf_export import About, GgufTensor, write_tensors
-from converters.gguf_names import QKV, Names
+from converters.gguf_names import FUSED, Names
 
 EMBEDDING = "model.embed_tokens"
 TYPES = ("F32", "F16")
@@ -57,7 +57,7 @@ def write_adapter(
         about: origin.
         kind: F32 or F16.
         tied: whether the base's output layer is its embedding.
-        fused_qkv: Phi-2 only: for a base whose q, k and v are one ``attn_qkv``.
+        fused_qkv: for a base whose q, k and v are one ``attn_qkv``.
 
     Returns:
         Bytes of all tensors.
@@ -92,7 +92,7 @@ def write_adapter(
         a = a if name.startswith("token_embd") else a.T
         for leaf, array in (("lora_a", a), ("lora_b", b)):
             tensors.append(_tensor(f"{name}.{leaf}", array, kind))
-    writer = GGUFWriter(path, names.architecture)
+    writer = GGUFWriter(path, names.gguf.name)
     writer.add_type(GGUFType.ADAPTER)
     writer.add_string(Keys.Adapter.TYPE, "lora")
     writer.add_float32(Keys.Adapter.LORA_ALPHA, alpha)
@@ -125,13 +125,13 @@ def _joined(
 
     The rank is the sum of theirs; a scale of their own is moved into B.
     """
-    rest = {m: u for m, u in updates.items() if m.rsplit(".", 1)[-1] not in QKV}
+    rest = {m: u for m, u in updates.items() if m.rsplit(".", 1)[-1] not in FUSED}
     result = _plain(rest, names)
     width = int(config["hidden_size"])
     for layer in range(names.layers):
         prefix = f"model.layers.{layer}.self_attn."
         present = [
-            (i, updates[prefix + key]) for i, key in enumerate(QKV) if prefix + key in updates
+            (i, updates[prefix + key]) for i, key in enumerate(FUSED) if prefix + key in updates
         ]
         if not present:
             continue

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import ConversionError
-from converters.gguf_names import QKV, Names
+from converters import architectures
+from converters.gguf_names import FUSED, Names
 from converters.gguf_vocab import SPECIALS, Vocabulary
 from converters.merged import Weight
 from converters.shards import Progress
@@ -66,23 +67,23 @@ def plan(
         weights: the model's tensors in floats.
         names: of this model.
         kind: one of ``TYPES``, for matrices.
-        fused_qkv: Phi-2 only: q, k and v as one ``attn_qkv``.
+        fused_qkv: q, k and v as one ``attn_qkv``.
     """
     tensors = []
     waiting: dict[str, dict[str, Weight]] = {}
     for weight in weights:
         module, _, leaf = weight.name.rpartition(".")
         module = module.rsplit(".", 1)[-1]
-        if fused_qkv and module in QKV:
+        if fused_qkv and module in FUSED:
             parts = waiting.setdefault(leaf, {})
             parts[module] = weight
-            if len(parts) == len(QKV):
-                tensors.append(_joined([parts[key] for key in QKV], kind))
+            if len(parts) == len(FUSED):
+                tensors.append(_joined([parts[key] for key in FUSED], kind))
                 waiting.pop(leaf)
             continue
         type_ = _type(weight.shape, kind)
         tensors.append(
-            GgufTensor(names.of(weight.name), weight.shape, type_, _permuted(weight, names))
+            GgufTensor(names.of(weight.name), weight.shape, type_, _values(weight, names))
         )
     return tensors
 
@@ -108,7 +109,7 @@ def write_model(
     """
     from gguf import GGML_QUANT_VERSION, GGUFType, GGUFWriter, LlamaFileType, size_label
 
-    writer = GGUFWriter(path, names.architecture)
+    writer = GGUFWriter(path, names.gguf.name)
     writer.add_type(GGUFType.MODEL)
     _add_origin(writer, about)
     count = sum(math.prod(tensor.shape) for tensor in tensors)
@@ -191,8 +192,8 @@ def _type(shape: tuple[int, ...], kind: str) -> str:
     return kind
 
 
-def _permuted(weight: Weight, names: Names) -> Callable[[], mx.array]:
-    return lambda: names.permute(weight.name, weight.compute())
+def _values(weight: Weight, names: Names) -> Callable[[], mx.array]:
+    return lambda: names.values(weight.name, weight.compute())
 
 
 def _joined(parts: list[Weight], kind: str) -> GgufTensor:
@@ -221,7 +222,8 @@ def _add_origin(writer: GGUFWriter, about: About) -> None:
 
 def _add_architecture(writer: GGUFWriter, config: dict[str, Any], names: Names) -> None:
     hidden, heads = int(config["hidden_size"]), names.heads["q_proj"]
-    head_dim = int(config.get("head_dim") or hidden // heads)
+    family = architectures.ARCHITECTURES[config["model_type"]]
+    head_dim = family.head_width(config)
     writer.add_block_count(names.layers)
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(hidden)
@@ -230,17 +232,17 @@ def _add_architecture(writer: GGUFWriter, config: dict[str, Any], names: Names) 
     writer.add_head_count_kv(names.heads["k_proj"])
     writer.add_vocab_size(int(config["vocab_size"]))
     writer.add_rope_freq_base(float(config.get("rope_theta") or 10000.0))
-    if names.architecture == "phi2":
+    if names.gguf.layer_norm:
         writer.add_layer_norm_eps(float(config.get("layer_norm_eps", 1e-5)))
-        writer.add_rope_dimension_count(
-            int(config.get("partial_rotary_factor", 0.5) * head_dim)
-        )
     else:
         writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-        writer.add_rope_dimension_count(head_dim)
-        if head_dim != hidden // heads:
-            writer.add_key_length(head_dim)
-            writer.add_value_length(head_dim)
+    rotary = config.get("partial_rotary_factor", family.rotary)
+    writer.add_rope_dimension_count(int(rotary * head_dim))
+    if family.head_dim or head_dim != hidden // heads:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if names.gguf.window:
+        writer.add_sliding_window(int(config["sliding_window"]))
     _add_rope_scaling(writer, config.get("rope_scaling") or {})
 
 

@@ -1,8 +1,8 @@
-"""Where GGUF keeps the tensors of Llama, Mistral and Phi-2, and in which order of rows.
+"""Where GGUF keeps the tensors of a model, in which order of rows, and how its norms.
 
 Names are the ``gguf`` library's own. llama.cpp rotates neighbouring values in models of
 the llama kind, Hugging Face values half a head apart, so rows of q and k change places;
-Phi-2 is rotated as Hugging Face does it, and its q, k and v may be one tensor.
+which family is of that kind, ``converters.architectures`` says.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from converters import architectures
+from converters.architectures import QKV
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
     from gguf import TensorNameMap
 
-# model_type of config.json → architecture in GGUF
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "phi": "phi2"}
-QKV = ("q_proj", "k_proj", "v_proj")
+# Names of the layers that GGUF may keep as one, ``attn_qkv``, in the order of its rows.
+FUSED = tuple(path.rpartition(".")[2] for path in QKV)
+NORM = "norm.weight"
 
 
 class Names:
@@ -32,22 +34,17 @@ class Names:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        from gguf import MODEL_ARCH, get_tensor_name_map
+        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-        model_type = str(config.get("model_type"))
-        if model_type not in ARCHITECTURES:
-            raise ConversionError(
-                f"GGUF export does not support the architecture {model_type!r}; supported are "
-                f"{', '.join(ARCHITECTURES)}: use `ecellm export hf` instead."
-            )
-        self.architecture = ARCHITECTURES[model_type]
+        self.gguf = architectures.exported_to_gguf(str(config.get("model_type")))
+        self._check(config)
         self.layers = int(config["num_hidden_layers"])
         heads = int(config["num_attention_heads"])
         self.heads = {
             "q_proj": heads,
             "k_proj": int(config.get("num_key_value_heads") or heads),
         }
-        kind = MODEL_ARCH.LLAMA if self.architecture == "llama" else MODEL_ARCH.PHI2
+        kind = next(k for k, name in MODEL_ARCH_NAMES.items() if name == self.gguf.name)
         self._map: TensorNameMap = get_tensor_name_map(kind, self.layers)
 
     def of(self, name: str) -> str:
@@ -56,12 +53,18 @@ class Names:
         Raises:
             ConversionError: it has none.
         """
-        found = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
-        if found is None:
+        theirs = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
+        if theirs is None:
             raise ConversionError(
-                f"the tensor {name!r} has no place in a GGUF {self.architecture} model."
+                f"the tensor {name!r} has no place in a GGUF {self.gguf.name} model."
             )
-        return found
+        return theirs
+
+    def values(self, name: str, array: mx.array) -> mx.array:
+        """A tensor as llama.cpp has it: rows in its order, weights of norms whole."""
+        if self.gguf.norm_offset and name.endswith(NORM):
+            return array.astype(mx.float32) + self.gguf.norm_offset
+        return self.permute(name, array)
 
     def permute(self, name: str, rows: mx.array) -> mx.array:
         """Rows of a q or k tensor (or of its update's B) in llama.cpp's order.
@@ -69,8 +72,18 @@ class Names:
         Shape: (heads · head_dim, …), of any width or none.
         """
         module = name.split(".")[-2] if "." in name else name
-        if self.architecture != "llama" or module not in self.heads:
+        if not self.gguf.neighbours or module not in self.heads:
             return rows
         heads, rest = self.heads[module], rows.shape[1:]
         pairs = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rest)
         return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+    def _check(self, config: dict[str, Any]) -> None:
+        """Refuse what a file of this architecture has no place for."""
+        for key, value in self.gguf.taken_for_granted.items():
+            wanted = config.get(value) if isinstance(value, str) else value
+            if wanted is not None and config.get(key, wanted) != wanted:
+                raise ConversionError(
+                    f"the base has {key} = {config[key]}, and GGUF's {self.gguf.name} models "
+                    f"are computed with {wanted}; use `ecellm export hf` instead."
+                )

@@ -17,17 +17,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from converters import architectures
 from converters.errors import ConversionError
 from converters.shards import Part, Tensor
 
-# Architectures whose tensors have the same names and layout in mlx-lm and transformers,
-# and the class that loads them there.
-HF_LAYOUT = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "phi": "PhiForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-}
 # What a configuration says of MLX's quantization, or of code and places that stay behind.
 LEFT_BEHIND = (
     "quantization",
@@ -149,26 +142,14 @@ def clean_config(config: dict[str, Any], *, dtype: str, tied: bool | None) -> di
     result = {key: value for key, value in config.items() if key not in LEFT_BEHIND}
     result.pop("dtype", None)
     result["torch_dtype"] = dtype
-    if name := HF_LAYOUT.get(str(config.get("model_type"))):
+    family = architectures.get(config.get("model_type"))
+    if family and family.hf_class:
         # A base with code of its own names a class there that the result does not need.
-        result["architectures"] = [name]
+        result["architectures"] = [family.hf_class]
     if tied is not None:
         # Said in so many words: libraries have different defaults.
         result["tie_word_embeddings"] = tied
     return result
-
-
-def check_hf_layout(model_type: str) -> None:
-    """Refuse an architecture whose MLX tensors are not those of transformers.
-
-    Raises:
-        ConversionError: it is not in ``HF_LAYOUT``.
-    """
-    if model_type not in HF_LAYOUT:
-        raise ConversionError(
-            f"models of the architecture {model_type!r} cannot be exported; supported are "
-            f"{', '.join(HF_LAYOUT)}: fuse to MLX with `ecellm adapters fuse` instead."
-        )
 
 
 def _cast(name: str, values: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -20,15 +20,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from converters import names, peft_config, peft_layers, phi_layout
+from converters import architectures, peft_config, peft_layers, phi_layout
 from converters.adapter import Adapter, LoraModule, alpha_of
+from converters.architectures import Layout
 from converters.base import EMBEDDING, HEAD, BaseModel, check_fit
 from converters.errors import ConversionError
 from converters.folders import new_folder, read_json
 from converters.mlx_adapter import CONFIG, check_targets, read_mlx, write_mlx
 from converters.packing import same_bits
 from converters.peft_files import PeftAdapter, read_peft, write_peft
-from converters.phi_layout import Layout
 
 # Two ways to compute one scale in float64 differ by less; different scales by far more.
 SAME_SCALE = 1e-12
@@ -53,7 +53,7 @@ def to_peft(
         base_name: what PEFT shall load as its base: a hub name or a folder. None keeps
             the name that a PEFT adapter came with.
         base: the base itself, if it is at hand. Without it, names are trusted for the
-            architectures in ``names.SAME_NAMES`` only.
+            families in ``converters.architectures`` only.
         layout: how Phi's layers are named; None means as the adapter came, or natively.
 
     Raises:
@@ -62,12 +62,12 @@ def to_peft(
     adapter = read_mlx(source)
     origin = _object(adapter.ecellm.get("peft"), source)
     layout = layout or ("legacy" if origin.get("layout") == "legacy" else "native")
-    if layout == "legacy" and model_type != "phi":
+    if not architectures.has_layout(model_type, layout):
         raise ConversionError(
             f"only Phi has a legacy layout, and {source} is for {model_type}."
         )
     if base is None:
-        names.check_architecture(model_type)
+        architectures.with_known_names(model_type)
     else:
         check_fit(base, adapter.modules, source)
         check_targets(source, adapter, base)
@@ -130,7 +130,7 @@ def from_peft(
             "but not understood; compare logits with `ecellm adapters verify`"
         )
     layout: Layout = "legacy" if phi_layout.is_legacy(found.modules) else "native"
-    if layout == "legacy" and base.model_type != "phi":
+    if not architectures.has_layout(base.model_type, layout):
         raise ConversionError(
             f"{source} was made for another architecture than {base.model_type}: it has the "
             "names of Phi's old layout; give the right base with --base."

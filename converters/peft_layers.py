@@ -15,11 +15,11 @@ import mlx.core as mx
 
 from converters import phi_layout
 from converters.adapter import LoraModule
+from converters.architectures import Layout
 from converters.base import EMBEDDING, HEAD, BaseModel, Layer, check_fit, check_known
 from converters.errors import ConversionError
 from converters.packing import same_bits
 from converters.peft_config import PeftSettings
-from converters.phi_layout import Layout
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 
 from converters.adapter import LoraModule
+from converters.architectures import QKV
 from converters.base import Layer
 from converters.errors import ConversionError
 from converters.packing import common_scale, same_bits, scaled
 
-Layout = Literal["native", "legacy"]
 # model_type of the remote code's configurations: phi-2 and phi-1.5, and earlier ones.
 REMOTE_TYPES = ("phi-msft", "mixformer-sequential", "phi")
 _REMOTE_KEYS = (
@@ -30,7 +30,6 @@ _REMOTE_KEYS = (
     "n_positions", "resid_pdrop", "rotary_dim",
 )  # fmt: skip
 HEAD = "lm_head.linear"
-FUSED = ("q_proj", "k_proj", "v_proj")
 _NAMES = (
     (r"transformer\.embd\.wte", "model.embed_tokens"),
     (r"transformer\.h\.(\d+)\.mixer\.out_proj", r"model.layers.\1.self_attn.dense"),
@@ -59,7 +58,7 @@ def native_names(legacy: str) -> tuple[str, ...]:
     Empty if the name is none of the old layout.
     """
     if match := re.fullmatch(r"transformer\.h\.(\d+)\.mixer\.Wqkv", legacy):
-        return tuple(f"model.layers.{match[1]}.self_attn.{part}" for part in FUSED)
+        return tuple(f"model.layers.{match[1]}.{part}" for part in QKV)
     for pattern, replacement in _NAMES:
         if re.fullmatch(pattern, legacy):
             return (re.sub(pattern, replacement, legacy),)

@@ -61,7 +61,7 @@ def export(
         raise UsageError("an adapter is not quantized", expected="--type f32 or f16")
     opened = open_base(source.base, source.adapter)
     names = Names(opened.config)
-    fused_qkv = names.architecture == "phi2" and not split_qkv
+    fused_qkv = names.gguf.fused_qkv and not split_qkv
     file = f"{out.name}{'-adapter' if adapter_only else ''}-{kind}.gguf"
     about = _about(source, opened, out.name)
     adapted = len(opened.adapted)

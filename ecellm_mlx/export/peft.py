@@ -14,8 +14,8 @@ from ecellm_mlx.models.base_layers import base_model
 from ecellm_mlx.models.fingerprint import base_fingerprint
 
 from converters import peft
+from converters.architectures import Layout
 from converters.base import BaseModel
-from converters.phi_layout import Layout
 
 
 def to_peft(

@@ -24,7 +24,7 @@ from ecellm_mlx.models.adapter_files import CONFIG_FILE, base_name, folder_of
 from ecellm_mlx.models.fingerprint import INDEX, base_fingerprint
 from ecellm_mlx.models.source import SOURCE
 
-from converters import merged
+from converters import architectures, merged
 from converters.folders import check_space, new_folder, write_json
 from converters.merged import Weight
 from converters.shards import FLOATS, MAX_SHARD_BYTES, Part, Progress, write_model
@@ -163,7 +163,7 @@ def export_hf(
             architecture with another layout, a full disk.
     """
     opened = open_base(source.base, source.adapter)
-    merged.check_hf_layout(str(opened.config["model_type"]))
+    architectures.exported_to_hf(str(opened.config["model_type"]))
     dtype = dtype or opened.stored_dtype
     adapted = len(opened.adapted)
     parts = [merged.plain(weight, FLOATS[dtype]) for weight in opened.take()]

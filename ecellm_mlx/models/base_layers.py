@@ -2,7 +2,7 @@
 
 mlx-lm's model says which layers there are. Whether Hugging Face's model has the same
 ones under the same names is a fact, too. For the architectures in
-``converters.names.SAME_NAMES`` a test compares both; for others Hugging Face's model is
+``converters.architectures`` a test compares both; for others Hugging Face's model is
 built without weights where PyTorch is installed, or else its names are read from a
 checkpoint that Hugging Face wrote.
 """
@@ -18,7 +18,7 @@ from ecellm_mlx.device.dequantize import dequantized_weight
 from ecellm_mlx.models import loading, lora, registry
 from ecellm_mlx.models.fingerprint import weight_files
 
-from converters import names
+from converters import architectures
 from converters.base import EMBEDDING, HEAD, BaseModel, Layer
 from converters.header import read_header
 
@@ -39,7 +39,7 @@ def base_model(name: str) -> BaseModel:
     model_type = str(config["model_type"])
     tied = _tied(config)
     differing: frozenset[str] = frozenset()
-    if model_type not in names.SAME_NAMES:
+    if architectures.get(model_type) is None:
         theirs = _hugging_face_shapes(path, config)
         differing = frozenset(
             n for n, layer in layers.items() if theirs.get(n) != (layer.out, layer.width)
@@ -88,7 +88,7 @@ def _hugging_face_shapes(path: Path, config: dict[str, Any]) -> Shapes:
     for file in weight_files(path):
         header = read_header(file)
         if header.metadata.get("format") != "pt":
-            names.check_architecture(str(config["model_type"]))
+            architectures.with_known_names(str(config["model_type"]))
         shapes.update(
             {n.removesuffix(".weight"): tuple(e["shape"]) for n, e in header.tensors.items()}
         )
@@ -96,10 +96,13 @@ def _hugging_face_shapes(path: Path, config: dict[str, Any]) -> Shapes:
 
 
 def _tied(config: dict[str, Any]) -> bool:
-    from transformers import AutoConfig
-
     stated = config.get("tie_word_embeddings")
-    if stated is None:
+    family = architectures.get(config["model_type"])
+    if stated is None and family:
+        stated = family.tied
+    elif stated is None:
+        from transformers import AutoConfig
+
         try:
             stated = AutoConfig.for_model(config["model_type"]).tie_word_embeddings
         except ValueError:

@@ -21,7 +21,7 @@ class Model(phi.Model):
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Weights under native names, with an output layer."""
         attention = self.layers[0].self_attn
-        sizes = [getattr(attention, part).weight.shape[0] for part in phi_layout.FUSED]
+        sizes = [attention[name].weight.shape[0] for name in ("q_proj", "k_proj", "v_proj")]
         weights = phi_layout.native_weights(weights, sizes)
         if self.args.tie_word_embeddings and "lm_head.weight" not in weights:
             weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
