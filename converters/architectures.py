@@ -121,6 +121,13 @@ class Architecture:
         """Whether the MLP multiplies two projections of its input."""
         return any("gate" in name for name in self.linears)
 
+    def ignores_window(self, config: Mapping[str, Any]) -> bool:
+        """Whether mlx-lm sees everything where ``config.json`` has a sliding window."""
+        unseen = self.window == "never" or (
+            self.window == "listed" and not config.get("layer_types")
+        )
+        return unseen and bool(config.get("use_sliding_window", True))
+
     def head_width(self, config: Mapping[str, Any]) -> int:
         """Values of a head in a model of this ``config.json``."""
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
@@ -206,9 +213,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         window="never",
     ),
     "cohere": Architecture(title="Cohere", tied=True, norms=1, trained=False),
-    "cohere2": Architecture(
-        title="Cohere 2", tied=True, norms=1, pattern=True, trained=False
-    ),
+    "cohere2": Architecture(title="Cohere 2", tied=True, norms=1, pattern=True, trained=False),
     "ernie4_5": Architecture(title="Ernie 4.5", head_dim=128, tied=True),
     "glm": Architecture(title="GLM", linears={**ATTENTION, **GATE_AND_UP}, head_dim=128),
     "glm4": Architecture(

@@ -15,8 +15,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import ConversionError
 from converters import architectures
+from converters.errors import ConversionError
 from converters.gguf_names import FUSED, Names
 from converters.gguf_vocab import SPECIALS, Vocabulary
 from converters.merged import Weight

@@ -17,6 +17,8 @@ from ecellm_mlx.errors import DataError
 from ecellm_mlx.tasks.fields import LISTS, lettered
 from ecellm_mlx.tasks.registry import Kind, Task
 
+from converters import architectures
+
 if TYPE_CHECKING:
     from ecellm_mlx.data.rows import Row
 
@@ -54,7 +56,8 @@ def frame_for(model_type: str, chat_template: str | None = None) -> Frame:
     eCeLLM models were trained with Alpaca's frame.
     """
     del chat_template
-    return Frame.MISTRAL if model_type == "mistral" else Frame.ALPACA
+    family = architectures.get(model_type)
+    return Frame(family.frame) if family else Frame.ALPACA
 
 
 def prompt(row: Row, frame: Frame) -> str:

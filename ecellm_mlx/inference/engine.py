@@ -21,6 +21,8 @@ from ecellm_mlx.device.protocol import Pass, RowCache, UnsuitedError
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import body
 
+from converters import architectures
+
 # A shorter common prefix saves less than its own forward pass costs.
 MIN_SHARED_PREFIX = 8
 # Token ids that a model is tried with: in these rows, times one of these factors.
@@ -191,14 +193,14 @@ class Engine:
                 return ModelError(
                     "this architecture cannot compute rows of different lengths at once",
                     got=" ".join(str(error).split())[:200],
-                    cure="use a Llama, Mistral, Phi or Qwen model",
+                    cure=f"use a {architectures.supported()} model",
                 )
             if differences[-1] <= device.current().traits.rounding:
                 return None
         return ModelError(
             "this architecture computes something else when rows share a batch",
             got=f"logits that differ by {min(differences):.1e}",
-            cure="use a Llama, Mistral, Phi or Qwen model",
+            cure=f"use a {architectures.supported()} model",
         )
 
     def _difference(self, rows: list[list[int]]) -> float:

@@ -23,6 +23,8 @@ from ecellm_mlx.tasks.registry import Answer as AnswerForm
 from ecellm_mlx.tasks.registry import Kind, Task
 from ecellm_mlx.tasks.registry import find as find_task
 
+from converters import architectures
+
 # Characters of an input's texts below which none is shortened any further.
 MIN_CHARACTERS = 8
 
@@ -149,12 +151,13 @@ class Reader:
 def context_length(config: dict[str, Any]) -> int | None:
     """Most tokens that a model was made for; None if its configuration does not say.
 
-    mlx-lm attends to all tokens where Mistral's first version attends to a sliding
-    window; both are the same as long as the window holds everything.
+    mlx-lm attends to all tokens where some models, such as Mistral's first version,
+    attend to a sliding window; both are the same as long as the window holds everything.
     """
     config = {**config, **config.get("text_config", {})}
     limits = [config.get("max_position_embeddings")]
-    if config.get("model_type") == "mistral" and not config.get("layer_types"):
+    family = architectures.get(config.get("model_type"))
+    if family and family.ignores_window(config):
         limits.append(config.get("sliding_window"))
     return min((n for n in limits if isinstance(n, int) and n > 0), default=None)
 

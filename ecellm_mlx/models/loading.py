@@ -6,6 +6,7 @@ checked before MLX maps them; the device makes the model ready to compute.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from ecellm_mlx.device.dequantize import dequantize
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import adapter_files, lora, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files
+from ecellm_mlx.models.settings import for_mlx_lm
+
+from converters import architectures
 
 QUANTIZE_GROUP_SIZE = 32
 
@@ -194,13 +198,12 @@ def open_lazily(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     from mlx_lm.utils import load_model  # noqa: TID251
 
     config = read_config(path)
-    settings = {**config, **_rope_settings(config)}
-    special: dict[str, Any] = {}
-    if config["model_type"] == "phi":
-        from ecellm_mlx.models import phi
-
-        special["get_model_classes"] = phi.classes
+    family, special = architectures.get(config["model_type"]), {}
+    if family and family.classes:
+        module = importlib.import_module(f"ecellm_mlx.models.{family.classes}")
+        special["get_model_classes"] = module.classes
     try:
+        settings = for_mlx_lm(config)
         return load_model(path, lazy=True, model_config=settings, **special)
     except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
         raise ModelError(
@@ -208,25 +211,6 @@ def open_lazily(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             got=" ".join(str(error).split())[:300],
             cure="check that mlx-lm supports it, or pull it again",
         ) from error
-
-
-def _rope_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings at the place where mlx-lm looks for them.
-
-    transformers 5 saves them inside ``rope_parameters``; mlx-lm reads the older keys
-    and would fall back to its defaults without a word.
-    """
-    nested = config.get("rope_parameters")
-    if not isinstance(nested, dict):
-        return {}
-    settings = {
-        key: nested[key]
-        for key in ("rope_theta", "partial_rotary_factor")
-        if key in nested and key not in config
-    }
-    if nested.get("rope_type", "default") != "default" and "rope_scaling" not in config:
-        settings["rope_scaling"] = {k: v for k, v in nested.items() if k != "rope_theta"}
-    return settings
 
 
 def _compute(model: nn.Module) -> None:

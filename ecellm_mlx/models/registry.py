@@ -18,6 +18,8 @@ from ecellm_mlx import workspace as workspaces
 from ecellm_mlx.errors import ModelError, UsageError
 from ecellm_mlx.workspace import Workspace
 
+from converters.architectures import ARCHITECTURES
+
 DEFAULT_REVISION = "main"
 # Names that a pull gives to folders which are not, or no longer, a whole model.
 UNFINISHED = (".partial", ".old")
@@ -31,7 +33,8 @@ class ModelCard:
     """What is known of a model before any of its files is here.
 
     ``parameters_b`` counts billions, ``download_gb`` is about what a pull fetches
-    (10⁹ bytes). The fields from ``layers`` on are what a memory plan needs.
+    (10⁹ bytes). The fields from ``layers`` on are what a memory plan needs; a head is
+    hidden / heads wide where nothing else is said.
     """
 
     name: str
@@ -40,7 +43,6 @@ class ModelCard:
     revision: str = DEFAULT_REVISION
     model_type: str
     base: str | None = None
-    frame: str
     licence: str
     parameters_b: float
     download_gb: float
@@ -51,8 +53,14 @@ class ModelCard:
     intermediate: int
     heads: int
     kv_heads: int
+    head_dim: int | None = None
     vocab: int
     tied_head: bool = False
+
+    @property
+    def frame(self) -> str:
+        """The prompt frame that the paper trained models of this family with."""
+        return ARCHITECTURES[self.model_type].frame
 
     @property
     def gated(self) -> bool:
@@ -105,7 +113,6 @@ _CARDS = (
         title="eCeLLM-S, the paper's small model, on Phi-2",
         repo="NingLab/eCeLLM-S",
         base="phi-2",
-        frame="alpaca",
         licence="CC BY 4.0",
         **_PHI_2,
     ),
@@ -114,7 +121,6 @@ _CARDS = (
         title="eCeLLM-M, the paper's medium model, on Mistral 7B Instruct",
         repo="NingLab/eCeLLM-M",
         base="mistral-7b-instruct-v0.2",
-        frame="mistral",
         licence="CC BY 4.0",
         **_MISTRAL_7B,
     ),
@@ -123,7 +129,6 @@ _CARDS = (
         title="eCeLLM-L, the paper's large model, on Llama 2 13B Chat",
         repo="NingLab/eCeLLM-L",
         base="llama-2-13b-chat",
-        frame="alpaca",
         licence="CC BY 4.0",
         **_LLAMA_2_13B,
     ),
@@ -131,7 +136,6 @@ _CARDS = (
         name="phi-2",
         title="Phi-2, the base of eCeLLM-S",
         repo="microsoft/phi-2",
-        frame="alpaca",
         licence="MIT",
         **_PHI_2,
     ),
@@ -139,7 +143,6 @@ _CARDS = (
         name="mistral-7b-instruct-v0.2",
         title="Mistral 7B Instruct v0.2, the base of eCeLLM-M",
         repo="mistralai/Mistral-7B-Instruct-v0.2",
-        frame="mistral",
         licence="Apache-2.0",
         **_MISTRAL_7B,
     ),
@@ -147,7 +150,6 @@ _CARDS = (
         name="llama-2-13b-chat",
         title="Llama 2 13B Chat, the base of eCeLLM-L",
         repo="meta-llama/Llama-2-13b-chat-hf",
-        frame="alpaca",
         licence="Llama 2 Community License",
         gate="accept the Llama 2 licence at "
         "https://huggingface.co/meta-llama/Llama-2-13b-chat-hf",
@@ -158,7 +160,6 @@ _CARDS = (
         title="SmolLM2 135M Instruct, small enough for a first try",
         repo="HuggingFaceTB/SmolLM2-135M-Instruct",
         model_type="llama",
-        frame="alpaca",
         licence="Apache-2.0",
         parameters_b=0.135,
         download_gb=0.27,

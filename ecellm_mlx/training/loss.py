@@ -12,6 +12,8 @@ from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import body
 
+from converters import architectures
+
 # About the square root of a vocabulary: both sums are short.
 BLOCK = 256
 
@@ -26,7 +28,7 @@ def check_trainable(model: nn.Module) -> None:
         name = type(model).__module__.rsplit(".", 1)[-1]
         raise ModelError(
             f"the architecture {name} cannot be trained yet: {problem}",
-            cure="use a Llama, Mistral, Phi or similar model",
+            cure=f"use a {architectures.supported()} model",
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ecellm_mlx.device import runtime
 from ecellm_mlx.device.traits import Traits
-from ecellm_mlx.models.shape import Shape
+from ecellm_mlx.models.shape import EMBEDDING, HEAD, ModelShape
 from ecellm_mlx.training.recipe import Recipe
 
 GIB = 1024**3
@@ -79,19 +79,18 @@ def workload(lengths: Sequence[tuple[int, int]], recipe: Recipe) -> Workload:
     return Workload(len(longest), longest[0][0], max(1, supervised))
 
 
-def adapter_parameters(shape: Shape, recipe: Recipe) -> int:
+def adapter_parameters(shape: ModelShape, recipe: Recipe) -> int:
     """Trainable numbers of a LoRA with the recipe's targets."""
     total = 0
-    for name, (narrow, wide) in shape.linears.items():
-        if "all-linear" in recipe.targets or name in recipe.targets:
-            total += shape.layers * recipe.rank * (narrow + wide)
-    for name in ("lm_head", "embed_tokens"):
+    for narrow, wide in shape.adapted(recipe.targets).values():
+        total += shape.layers * recipe.rank * (narrow + wide)
+    for name in (HEAD, EMBEDDING):
         if name in recipe.targets:
             total += recipe.rank * (shape.hidden + shape.vocab)
     return total
 
 
-def weight_bytes(shape: Shape, bits: int, traits: Traits) -> int:
+def weight_bytes(shape: ModelShape, bits: int, traits: Traits) -> int:
     """The base in memory, which may be held as floats whatever is on disk."""
     count = shape.block_parameters + shape.embedding_parameters
     if traits.dequantizes:
@@ -105,7 +104,24 @@ def weight_bytes(shape: Shape, bits: int, traits: Traits) -> int:
     return packed + (count - quantized) * 2
 
 
-def predict(shape: Shape, recipe: Recipe, work: Workload, traits: Traits) -> Prediction:
+def kept_values(shape: ModelShape) -> int:
+    """Values that a block keeps of a token for the way back.
+
+    Its residuals, and what goes into and out of each norm; queries, keys and values
+    before and after rotation, normalized ones as well, and attention's output twice; and
+    the middle of the MLP.
+    """
+    family = shape.family
+    middle = (2 if family.gated else 1) + 1
+    kept = (3 + 2 * family.norms) * shape.hidden + 4 * shape.queries + 3 * shape.keys
+    if family.head_norms:
+        kept += shape.queries + shape.keys
+    if family.gated and family.activation == "gelu":
+        middle += 1
+    return kept + middle * shape.intermediate
+
+
+def predict(shape: ModelShape, recipe: Recipe, work: Workload, traits: Traits) -> Prediction:
     """Predict the peak of training ``shape`` by ``recipe`` on micro-batches of ``work``.
 
     Args:
@@ -116,18 +132,8 @@ def predict(shape: Shape, recipe: Recipe, work: Workload, traits: Traits) -> Pre
     """
     size = traits.bytes_per_value
     tokens = work.rows * work.length
-    inner = shape.heads * shape.head_dim
-    gated = shape.model_type != "phi"
-    # Kept of each token in a block: its residuals and norms, queries, keys and values
-    # before and after rotation, attention's output twice, and the MLP's middle.
-    residual = (7 if gated else 5) * shape.hidden
-    kept = residual + 4 * inner + 3 * shape.kv + (3 if gated else 2) * shape.intermediate
-    adapted = {
-        name: size_
-        for name, size_ in shape.linears.items()
-        if "all-linear" in recipe.targets or name in recipe.targets
-    }
-    kept_bytes = kept * size
+    adapted = shape.adapted(recipe.targets)
+    kept_bytes = kept_values(shape) * size
     if recipe.dropout:
         # Each adapter's mask, and what is kept besides it.
         each = 1 + traits.dropout_copies * size
@@ -146,7 +152,7 @@ def predict(shape: Shape, recipe: Recipe, work: Workload, traits: Traits) -> Pre
         activations = shape.layers * block
     parameters = adapter_parameters(shape, recipe)
     logits = work.supervised * shape.vocab * 4
-    head_is_trained = bool({"lm_head", "embed_tokens"} & set(recipe.targets))
+    head_is_trained = bool({HEAD, EMBEDDING} & set(recipe.targets))
     if traits.head_bytes is None or head_is_trained:
         logits *= traits.logit_copies
     else:

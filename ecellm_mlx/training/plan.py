@@ -131,14 +131,14 @@ def plan_training(
     )
 
 
-def macs(base: shape.Shape, recipe: Recipe, work: Workload) -> dict[int, bool]:
+def macs(base: shape.ModelShape, recipe: Recipe, work: Workload) -> dict[int, bool]:
     """Whether the run fits on Macs, by their memory (GB)."""
     needed = memory.predict(base, recipe, work, device.METAL).peak_gb
     return {size: needed <= runtime.metal_limit_gb(size) for size in MAC_SIZES_GB}
 
 
 def suggestions(
-    base: shape.Shape,
+    base: shape.ModelShape,
     recipe: Recipe,
     lengths: list[tuple[int, int]],
     limit_gb: float,
@@ -165,7 +165,7 @@ def suggestions(
     return ["no setting makes it fit here: take a smaller model or a machine with more memory"]
 
 
-def work_per_token(base: shape.Shape) -> float:
+def work_per_token(base: shape.ModelShape) -> float:
     """Floating point operations of a token: forward, and backward to the inputs only."""
     return 4.0 * base.block_parameters
 

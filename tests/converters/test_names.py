@@ -13,8 +13,8 @@ from mlx_lm.utils import MODEL_REMAPPING
 
 from ecellm_mlx.models import base_layers
 
+from converters import architectures
 from converters.errors import ConversionError
-from converters.names import SAME_NAMES
 
 from .peft_reference import make_base
 
@@ -27,7 +27,7 @@ def mlx_layers(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, kinds)}
 
 
-@pytest.mark.parametrize("name", SAME_NAMES)
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_names_and_shapes_agree(name: str) -> None:
     from transformers import AutoConfig
 
@@ -63,7 +63,7 @@ def test_without_pytorch_names_come_from_a_checkpoint_of_hugging_face(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = make_base(tmp_path / "base", "olmo2", tied=False)
-    monkeypatch.setattr(base_layers.names, "SAME_NAMES", ("llama",))
+    monkeypatch.delitem(architectures.ARCHITECTURES, "olmo2")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not base_layers.base_model(str(base)).differing
 

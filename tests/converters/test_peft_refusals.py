@@ -15,7 +15,7 @@ from ecellm_mlx.device.backend import mx
 from ecellm_mlx.export import peft as exporting
 from ecellm_mlx.models.base_layers import base_model
 
-from converters import names
+from converters import architectures
 from converters.errors import ConversionError
 from converters.mlx_adapter import read_mlx
 from converters.peft import to_peft
@@ -321,7 +321,7 @@ def test_unknown_architectures_are_not_guessed(
     folder = exporting.from_peft(adapter, tmp_path / "m", base=str(base))
     with pytest.raises(ConversionError, match=r"names the layers of 'mamba'"):
         to_peft(folder, tmp_path / "out", base_name="x", model_type="mamba")
-    assert "llama" in names.SAME_NAMES
+    assert "llama" in architectures.ARCHITECTURES
 
 
 def test_what_exists_is_not_overwritten(adapter: Path, base: Path, tmp_path: Path) -> None:
