@@ -148,12 +148,16 @@ def make_tiny_models(folder: Path, tokenizer_of: Path) -> None:
     import torch
     from transformers import (
         AutoTokenizer,
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
         LlamaConfig,
         LlamaForCausalLM,
         MistralConfig,
         MistralForCausalLM,
         PhiConfig,
         PhiForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
     )
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
@@ -163,6 +167,14 @@ def make_tiny_models(folder: Path, tokenizer_of: Path) -> None:
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": None,
+    }
+    # Heads of a width of their own, and a window that is shorter than most rows.
+    wide = {**common, "head_dim": 16}
+    gemma = {
+        **wide,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 48,
+        "layer_types": ["sliding_attention", "full_attention"],
     }
     phi = {**common, "num_key_value_heads": 4, "partial_rotary_factor": 0.5}
     made = {
@@ -175,6 +187,8 @@ def make_tiny_models(folder: Path, tokenizer_of: Path) -> None:
             MistralConfig(**common, tie_word_embeddings=False, sliding_window=None),
         ),
         "phi": (PhiForCausalLM, PhiConfig(**phi, tie_word_embeddings=False)),
+        "qwen3": (Qwen3ForCausalLM, Qwen3Config(**wide, tie_word_embeddings=False)),
+        "gemma3_text": (Gemma3ForCausalLM, Gemma3TextConfig(**gemma)),
     }
     for seed, (name, (kind, config)) in enumerate(made.items()):
         torch.manual_seed(seed)

@@ -26,15 +26,26 @@ SMALL = {
     "pad_token_id": None,
 }
 
+OWN: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "phi": {"num_key_value_heads": 4, "partial_rotary_factor": 0.5},
+    "qwen3": {"head_dim": 12},
+    # A window that is shorter than ``TOKENS``.
+    "gemma3_text": {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 20,
+        "sliding_window": 3,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+}
+
 
 def make_base(folder: Path, name: str, *, tied: bool, seed: int = 0, **settings: Any) -> Path:
     """A random float32 checkpoint that transformers writes."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    own: dict[str, Any] = {"mistral": {"sliding_window": None}}.get(name, {})
-    if name == "phi":
-        own = {"num_key_value_heads": 4, "partial_rotary_factor": 0.5}
+    own = OWN.get(name, {})
     config = AutoConfig.for_model(
         name, **{**SMALL, **own, **settings}, tie_word_embeddings=tied
     )

@@ -21,7 +21,7 @@ LINEAR = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
 }
-LINEAR["mistral"] = LINEAR["llama"]
+LINEAR |= dict.fromkeys(("mistral", "qwen3", "gemma3_text"), LINEAR["llama"])
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"r": 4, "lora_alpha": 16},
     "rslora": {"r": 3, "lora_alpha": 5, "use_rslora": True},
@@ -56,7 +56,7 @@ def same_tensors(left: Path, right: Path) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("name", ["llama", "mistral", "phi"])
+@pytest.mark.parametrize("name", LINEAR)
 def test_logits_are_pefts_and_nothing_is_lost(
     name: str, tied: bool, kind: str, bases: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -27,6 +27,8 @@ EVERYTHING = {
     "llama": ["all-linear", "embed_tokens"],
     "mistral": ["all-linear", "lm_head", "embed_tokens"],
     "phi": ["all-linear", "lm_head"],
+    "qwen3": ["all-linear", "lm_head"],
+    "gemma3_text": ["all-linear", "embed_tokens"],
 }
 
 
@@ -88,7 +90,7 @@ def quantized_phi(tiny_models: dict[str, Path], tmp_path_factory: Any) -> Path:
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-@pytest.mark.parametrize("name", ["llama", "mistral", "phi"])
+@pytest.mark.parametrize("name", EVERYTHING)
 def test_fused_logits_are_the_unfused_ones(
     name: str, dora: bool, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -99,7 +101,7 @@ def test_fused_logits_are_the_unfused_ones(
     assert np.abs(expected - logits(base)).max() > 0.1, "the adapter must matter"
     assert np.abs(logits(written.path) - expected).max() < 1e-4
     tied = json.loads((written.path / "config.json").read_text())["tie_word_embeddings"]
-    assert tied == (name == "llama")
+    assert tied == (name in ("llama", "gemma3_text"))
 
     hf = write.export_hf(write.Source(str(base), adapter), tmp_path / "hf")
     assert np.abs(torch_logits(hf.path) - expected).max() < 1e-4

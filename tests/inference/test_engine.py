@@ -43,7 +43,7 @@ def prompts() -> list[Prompt]:
     return made
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "phi"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "phi", "qwen3", "gemma3_text"])
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 @pytest.mark.usefixtures("reading")
 def test_logits_and_answers_equal_the_plain_model(

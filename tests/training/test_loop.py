@@ -212,7 +212,7 @@ def val_rows(dataset: Path) -> list[rows.Row]:
     return rows.load(dataset / "val.jsonl")
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "phi"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "phi", "qwen3", "gemma3_text"])
 def test_loss_equals_cross_entropy_over_all_logits(
     name: str, tiny_models: dict[str, Path], dataset: Path
 ) -> None:

@@ -18,6 +18,8 @@ TARGETS = {
     "phi": "q_proj,k_proj,v_proj,dense,fc1,fc2,lm_head",
     "mistral": "all-linear,lm_head",
     "llama": "all-linear,lm_head",
+    "qwen3": "all-linear,lm_head",
+    "gemma3_text": "all-linear",
     "smollm2": "all-linear",
 }
 
@@ -51,6 +53,8 @@ def untied_llama(
         ("phi", "microbatch"),
         ("mistral", "microbatch"),
         ("llama", "token"),
+        ("qwen3", "token"),
+        ("gemma3_text", "microbatch"),
     ],
 )
 def test_twenty_steps_equal_peft(

@@ -30,6 +30,9 @@ CONFIGURATIONS = [
     ("llama", {"micro_batch_size": 8, "max_seq_length": 256}),
     ("mistral", {"micro_batch_size": 16, "max_seq_length": 384}),
     ("phi", {"micro_batch_size": 12, "max_seq_length": 300, "dropout": 0.2}),
+    ("qwen3", {"micro_batch_size": 8, "max_seq_length": 256}),
+    ("gemma3_text", {"micro_batch_size": 8, "max_seq_length": 256}),
+    ("gemma3_text", {"micro_batch_size": 12, "max_seq_length": 384, "dropout": 0.1}),
 ]
 
 
