@@ -303,7 +303,7 @@ def layer_count(model: nn.Module) -> int:
     if strange:
         raise ModelError(
             f"this architecture keeps a {', '.join(sorted(strange))}, which cannot be batched",
-            cure="use a Llama, Mistral or Phi model",
+            cure=f"use a {architectures.supported()} model",
         )
     return len(own)
 
