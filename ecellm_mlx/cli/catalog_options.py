@@ -185,8 +185,11 @@ def show_guess(found: Guess) -> None:
     """Print a guess as a table."""
     emit_table(
         "likeliest mapping",
-        ["field", "column", "sure", "example"],
-        [[c.field, c.column, f"{c.score:.0%}", c.example[:60]] for c in found.choices],
+        ["field", "column", "sure", "why", "example"],
+        [
+            [c.field, c.column, f"{c.score:.0%}", c.reason, c.example[:60]]
+            for c in found.choices
+        ],
     )
 
 

@@ -6,6 +6,7 @@ A guess is shown to the user and never used without a word. Prints nothing.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,41 +20,60 @@ SAMPLE_ROWS = 200
 MIN_SCORE = 0.5
 NAME_WEIGHT, VALUE_WEIGHT = 0.75, 0.25
 
-# What columns are called in exports, the likeliest first; English, German, French, Spanish
-# and Italian.
+# What columns are called in exports, the likeliest first, without accents: English, German,
+# French, Spanish, Italian, Portuguese, Dutch and Polish.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "title": (
         "title", "product title", "product name", "item name", "name", "product", "item",
-        "listing", "titel", "bezeichnung", "produktname", "artikel", "titre", "nom",
-        "designation", "titulo", "nombre", "producto", "titolo", "nome", "prodotto",
+        "listing", "titel", "bezeichnung", "produktname", "artikelname", "artikel", "titre",
+        "nom", "designation", "intitule", "titulo", "nombre", "producto", "titolo", "nome",
+        "prodotto", "produto", "naam", "productnaam", "nazwa", "tytul", "produkt",
     ),
     "description": (
         "description", "product description", "long description", "body", "body html", "desc",
-        "details", "summary", "overview", "beschreibung", "descripcion", "descrizione",
+        "details", "summary", "overview", "short description", "beschreibung", "langtext",
+        "descriptif", "descripcion", "descrizione", "descricao", "omschrijving",
+        "beschrijving", "opis",
     ),
     "features": (
-        "features", "feature", "bullet points", "bullets", "highlights", "specs",
-        "specifications", "key features", "about", "merkmale", "caracteristiques",
+        "features", "feature", "bullet point", "bullet points", "bullets", "highlights",
+        "specs", "specifications", "key features", "about", "merkmale", "eigenschaften",
+        "caracteristiques", "caracteristicas", "caratteristiche", "kenmerken", "cechy",
     ),
     "brand": (
-        "brand", "manufacturer", "vendor", "maker", "producer", "publisher", "label", "marke",
-        "hersteller", "marque", "fabricant", "marca", "fabricante", "produttore",
+        "brand", "manufacturer", "vendor", "maker", "producer", "publisher", "label", "brands",
+        "marke", "hersteller", "marque", "fabricant", "marca", "fabricante", "produttore",
+        "merk", "fabrikant", "marka", "producent",
     ),
     "price": (
-        "price", "sale price", "list price", "regular price", "cost", "amount", "preis", "prix",
-        "precio", "prezzo",
+        "price", "sale price", "list price", "regular price", "standard price", "variant price",
+        "start price", "cost", "amount", "preis", "prix", "precio", "prezzo", "preco", "prijs",
+        "cena",
     ),
     "review": (
         "review", "review text", "review body", "comment", "feedback", "text", "content",
-        "rezension", "bewertung", "avis", "commentaire", "resena", "recensione",
+        "rezension", "bewertung", "avis", "commentaire", "resena", "recensione", "avaliacao",
+        "beoordeling", "opinia",
     ),
     "query": ("query", "search", "search query", "search term", "keyword", "suchbegriff"),
-    "question": ("question", "customer question", "frage", "pregunta", "domanda"),
+    "question": (
+        "question", "customer question", "frage", "pregunta", "domanda", "pergunta", "vraag",
+        "pytanie",
+    ),
     "document": ("document", "documents", "context", "passage", "evidence", "faq", "reviews"),
     "history": ("history", "purchases", "orders", "items", "basket", "sequence"),
     "product list": ("product list", "products", "candidates", "results", "items"),
     "options": ("options", "choices", "candidates"),
 }  # fmt: skip
+# Shortest word that may be the end of a compound, as in Artikelbezeichnung, Verkoopprijs.
+COMPOUND = 5
+# Akeneo's columns: description-en_US-ecommerce; eBay's: *C:Brand, *Title.
+LOCALE = re.compile(r"-[a-z]{2}_[A-Z]{2}(-\w+)?$")
+REQUIRED_MARK = re.compile(r"^\*(C:)?")
+# Letters that stay letters when accents are taken off.
+PLAIN_LETTERS = str.maketrans({"ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "æ": "ae"})
+# What is left of the score of a column that is blank in every row.
+BLANK_SHARE = 0.6
 CONCEPTS = {
     "product title": "title",
     "product": "title",
@@ -73,12 +93,13 @@ WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 @dataclass(frozen=True)
 class Choice:
-    """One field's column, how sure that is (0-1), and an example of a value."""
+    """One field's column, how sure that is (0-1), an example of a value, and why it."""
 
     field: str
     column: str
     score: float
     example: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -100,9 +121,13 @@ class Guess:
 
 @dataclass(frozen=True)
 class _Profile:
-    """What the values of a column are like, each a share of the filled ones."""
+    """What the values of a column are like, each a share of the filled ones.
+
+    ``filled`` is a share of all rows, ``words`` their mean number.
+    """
 
     filled: float
+    letters: float
     words: float
     different: float
     prices: float
@@ -120,21 +145,27 @@ def guess(table: Table, task: Task | None, constants: Sequence[str] = ()) -> Gue
     names = table.names
     profiles = _profiles(table)
     fields = [f for f in (task.fields if task else OWN_FIELDS) if f not in constants]
+    required = task.required if task else ()
     ranked = sorted(
         (
-            (_score(field, name, profile, required=bool(task and field in task.required)), i, j)
+            (
+                *_score(field, name, profile, required=field in required),
+                i,
+                j,
+            )
             for i, field in enumerate(fields)
             for j, (name, profile) in enumerate(zip(names, profiles, strict=True))
         ),
-        key=lambda entry: (-entry[0], entry[1], entry[2]),
+        key=lambda entry: (-entry[0], entry[2], entry[3]),
     )
     taken: dict[int, Choice] = {}
     used: set[int] = set()
-    for score, i, j in ranked:
+    for score, reason, i, j in ranked:
         if score < MIN_SCORE:
             break
         if i not in taken and j not in used:
-            taken[i] = Choice(fields[i], names[j], round(score, 2), profiles[j].example)
+            example = profiles[j].example
+            taken[i] = Choice(fields[i], names[j], round(score, 2), example, reason)
             used.add(j)
     choices = tuple(taken[i] for i in sorted(taken))
     lacking: tuple[str, ...] = ()
@@ -146,24 +177,41 @@ def guess(table: Table, task: Task | None, constants: Sequence[str] = ()) -> Gue
     return Guess(choices, lacking)
 
 
-def _score(field: str, name: str, profile: _Profile, *, required: bool) -> float:
+def _score(field: str, name: str, profile: _Profile, *, required: bool) -> tuple[float, str]:
+    """How well a column fits a field (0-1), and why."""
     concept, side = _concept(field)
-    words = [word.lower() for word in WORDS.findall(name)]
+    words = _words(name)
     if side:
         # Two products in one row: the column must say which one it is of.
         marks = [word for word in words if word in SIDES[side]]
         if not marks:
-            return 0.0
+            return 0.0, ""
         words.remove(marks[-1])
-    by_name = _name_score(words, SYNONYMS[concept]) if concept in SYNONYMS else 0.0
+    by_name, synonym = _name_score(words, SYNONYMS.get(concept, ()))
     if not by_name and not required:
-        return 0.0
-    by_value = _value_score(concept, profile)
+        return 0.0, ""
     if profile.filled == 0 or (concept == "price" and profile.prices < 0.5):
-        return 0.0
+        return 0.0, ""
+    if concept == "brand" and profile.letters < 0.5:
+        # A column ``label`` of zeros and ones.
+        return 0.0, ""
+    by_value = _value_score(concept, profile)
+    share = BLANK_SHARE + (1 - BLANK_SHARE) * profile.filled
+    blank = f", blank in {1 - profile.filled:.0%} of the rows" if profile.filled < 0.5 else ""
+    if by_name:
+        score = NAME_WEIGHT * by_name + VALUE_WEIGHT * by_value
+        return score * share, f"named like {synonym!r}{blank}"
     # Values alone can show a title, never more than a name would.
-    alone = 0.6 * by_value if concept == "title" and not by_name else 0.0
-    return max(alone, NAME_WEIGHT * by_name + VALUE_WEIGHT * by_value if by_name else 0.0)
+    alone = 0.6 * by_value if concept == "title" else 0.0
+    return alone * share, f"its values read like titles{blank}"
+
+
+def _words(name: str) -> list[str]:
+    """The words of a column's name in small letters, without accents."""
+    plain = LOCALE.sub("", REQUIRED_MARK.sub("", name)).translate(PLAIN_LETTERS)
+    letters = unicodedata.normalize("NFKD", plain)
+    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return [word.lower() for word in WORDS.findall(bare)]
 
 
 def _concept(field: str) -> tuple[str, int]:
@@ -176,15 +224,20 @@ def _concept(field: str) -> tuple[str, int]:
     return CONCEPTS.get(field, field), 0
 
 
-def _name_score(words: Sequence[str], synonyms: Sequence[str]) -> float:
-    best = 0.0
+def _name_score(words: Sequence[str], synonyms: Sequence[str]) -> tuple[float, str]:
+    """How well a name fits (0-1), and the synonym that it fits."""
+    best = (0.0, "")
     for rank, synonym in enumerate(synonyms):
         parts = synonym.split()
+        score = 0.0
         if list(words) == parts:
-            best = max(best, 1 - 0.01 * rank)
-        elif parts and all(part in words for part in parts):
+            score = 1 - 0.01 * rank
+        elif all(part in words for part in parts):
             # ``brand id`` is less a brand than ``brand``.
-            best = max(best, 0.8 * len(parts) / len(words) + 0.1 - 0.01 * rank)
+            score = 0.8 * len(parts) / len(words) + 0.1 - 0.01 * rank
+        elif len(synonym) >= COMPOUND and len(words) == 1 and words[0].endswith(synonym):
+            score = 0.8 - 0.01 * rank
+        best = max(best, (score, synonym))
     return best
 
 
@@ -213,6 +266,7 @@ def _profiles(table: Table) -> list[_Profile]:
         profiles.append(
             _Profile(
                 filled=len(values) / (len(rows) or 1),
+                letters=sum(any(map(str.isalpha, v)) for v in values) / count,
                 # An address is one long word and no text to read.
                 words=0.0 if urls > count / 2 else sum(len(v.split()) for v in values) / count,
                 different=len(set(values)) / count,
