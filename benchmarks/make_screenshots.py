@@ -27,6 +27,7 @@ from ecellm_mlx import jobs, sample, workspace
 from ecellm_mlx.data.rows import load
 from ecellm_mlx.hub import wheel
 from ecellm_mlx.jobs import RunDirectory
+from tui import places
 from tui.app import EcellmApp
 from tui.messages import RunChosen
 
@@ -79,14 +80,14 @@ async def until(pilot: Pilot[None], happened: Callable[[], object]) -> None:
 
 async def home(app: EcellmApp, pilot: Pilot[None]) -> None:
     """Home."""
-    await pilot.press("f2")
+    await pilot.press(places.find("home").key)
     doctor = app.screen.query_one("#doctor")
     await until(pilot, lambda: "versions" in str(doctor.render()))
 
 
 async def data(app: EcellmApp, pilot: Pilot[None]) -> None:
     """Data, with a row whose answer is marked."""
-    await pilot.press("f4")
+    await pilot.press(places.find("data").key)
     await until(pilot, lambda: app.screen.query("#counts"))
     counts = app.screen.query_one("#counts", DataTable)
     await until(pilot, lambda: counts.row_count > 2)
@@ -98,13 +99,13 @@ async def data(app: EcellmApp, pilot: Pilot[None]) -> None:
 
 async def train(app: EcellmApp, pilot: Pilot[None]) -> None:
     """Train."""
-    await pilot.press("f5")
+    await pilot.press(places.find("train").key)
     await pilot.pause(1.5)
 
 
 async def playground(app: EcellmApp, pilot: Pilot[None]) -> None:
     """Playground, with a question that SmolLM2 has answered."""
-    await pilot.press("f7")
+    await pilot.press(places.find("playground").key)
     await until(pilot, lambda: app.screen.query("#task"))
     await pilot.pause(1.0)
     app.screen.query_one("#task", Select).value = "Sentiment_Analysis"
@@ -120,7 +121,7 @@ async def playground(app: EcellmApp, pilot: Pilot[None]) -> None:
 
 async def catalog(app: EcellmApp, pilot: Pilot[None]) -> None:
     """Catalog, with the mapping guessed and the prompt rendered."""
-    await pilot.press("f8")
+    await pilot.press(places.find("catalog").key)
     await until(pilot, lambda: app.screen.query("#prompt"))
     prompt = app.screen.query_one("#prompt")
     await until(pilot, lambda: "###" in str(prompt.render()))
@@ -128,7 +129,7 @@ async def catalog(app: EcellmApp, pilot: Pilot[None]) -> None:
 
 async def run(app: EcellmApp, pilot: Pilot[None]) -> None:
     """A run beside another."""
-    await pilot.press("f2")
+    await pilot.press(places.find("home").key)
     app.post_message(RunChosen(workspace.current().runs / "rank-16"))
     await until(pilot, lambda: app.screen.query("#loss"))
     await pilot.pause(1.5)

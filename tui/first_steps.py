@@ -51,9 +51,9 @@ def done(models: int, runs: Sequence[RunSummary], seen: Sequence[str]) -> set[st
         seen: places that were visited, which is all there is to do in some.
     """
     finished = {run.kind for run in runs if run.state is State.FINISHED}
-    found = {step.key for step in STEPS if step.key in finished}
+    taken = {step.key for step in STEPS if step.key in finished}
     if models:
-        found.add("model")
+        taken.add("model")
     if "data" in seen:
-        found.add("data")
-    return found
+        taken.add("data")
+    return taken

@@ -70,8 +70,8 @@ class Follower:
         with self.run.log_file.open("rb") as stream:
             stream.seek(max(0, self.run.log_file.stat().st_size - LOG_TAIL_BYTES))
             text = stream.read().decode("utf-8", errors="replace")
-        found = [line.rstrip() for line in text.splitlines() if line.strip()]
+        words = [line.rstrip() for line in text.splitlines() if line.strip()]
         return [
             LogLine(time.time(), f"job.log: {line}", "error")
-            for line in found[-LOG_TAIL_LINES:]
+            for line in words[-LOG_TAIL_LINES:]
         ]

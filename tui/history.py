@@ -262,14 +262,14 @@ class RunHistory:
         return progress.per_second if progress and progress.unit == "rows" else None
 
     def _counts(self) -> CatalogCounts | None:
-        if (found := self._catalog) is None:
+        if (metrics := self._catalog) is None:
             return None
         return CatalogCounts(
-            found.computed,
-            found.reused,
-            found.errors,
-            found.rejected,
-            tuple(found.confidence),
+            metrics.computed,
+            metrics.reused,
+            metrics.errors,
+            metrics.rejected,
+            tuple(metrics.confidence),
         )
 
     def _eta(self, total: int) -> float | None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tui.child import CommandRun
     from tui.device import Diagnosis, Machine
     from tui.evaluations import Line, Miss
-    from tui.found import FoundAdapter
     from tui.history import LogLine, RunView
+    from tui.on_disk import StoredAdapter
     from tui.runs import RunSummary
 
 
@@ -240,7 +240,7 @@ class ExampleRead(Message):
 class AdaptersRead(Picture):
     """The adapters on disk were read."""
 
-    entries: list[FoundAdapter]
+    entries: list[StoredAdapter]
 
 
 @dataclass

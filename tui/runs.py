@@ -48,8 +48,8 @@ def listing() -> list[RunSummary]:
     Raises:
         OSError: the runs' folder cannot be read.
     """
-    found = [summarize(run) for run in jobs.recent(LISTED)]
-    return sorted(found, key=lambda summary: not summary.state.live)
+    summaries = [summarize(run) for run in jobs.recent(LISTED)]
+    return sorted(summaries, key=lambda summary: not summary.state.live)
 
 
 def live() -> list[RunSummary]:

@@ -9,6 +9,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input
 
+from tui import places
 from tui.app import EcellmApp
 from tui.dialog import CommandDialog
 from tui.screens.adapters import AdaptersScreen
@@ -23,7 +24,7 @@ WIDE = (120, 40)
 
 
 async def open_adapters(app: EcellmApp, pilot: Pilot[None]) -> AdaptersScreen:
-    await pilot.press("f9")
+    await pilot.press(places.find("adapters").key)
     await until(pilot, lambda: isinstance(app.screen, AdaptersScreen))
     assert isinstance(app.screen, AdaptersScreen)
     return app.screen

@@ -10,6 +10,7 @@ from textual.widgets import DataTable, Input, Select
 
 from ecellm_mlx.data import rows
 from ecellm_mlx.jobs import State
+from tui import places
 from tui.app import EcellmApp
 from tui.screens.catalog import CatalogScreen
 from tui.screens.review import CorrectDialog, ReviewScreen
@@ -33,7 +34,7 @@ def write_table(path: Path) -> Path:
 async def open_catalog(
     app: EcellmApp, pilot: Pilot[None], table: Path, model: Path | str
 ) -> CatalogScreen:
-    await pilot.press("f8")
+    await pilot.press(places.find("catalog").key)
     await until(pilot, lambda: isinstance(app.screen, CatalogScreen))
     screen = app.screen
     assert isinstance(screen, CatalogScreen)
@@ -101,7 +102,7 @@ async def test_a_table_is_mapped_previewed_run_and_reviewed(
         assert {row.output for row in written} >= {"E: very negative"}
         assert "E: very negative" in out.read_text(encoding="utf-8")
 
-        await pilot.press("f5")
+        await pilot.press(places.find("train").key)
         await until(pilot, lambda: isinstance(app.screen, TrainScreen))
         await until(
             pilot,
@@ -115,7 +116,7 @@ async def test_the_preview_says_what_it_waits_for(tiny: Path, tmp_path: Path) ->
     table = write_table(tmp_path / "reviews.csv")
     app = EcellmApp()
     async with app.run_test(size=WIDE) as pilot:
-        await pilot.press("f8")
+        await pilot.press(places.find("catalog").key)
         await until(pilot, lambda: isinstance(app.screen, CatalogScreen))
         screen = app.screen
 

@@ -9,6 +9,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Input
 
 from ecellm_mlx import sample
+from tui import places
 from tui.app import EcellmApp
 from tui.dialog import CommandDialog
 from tui.screens.data import DataScreen
@@ -23,7 +24,7 @@ WIDE = (120, 40)
 
 
 async def open_data(app: EcellmApp, pilot: Pilot[None], file: Path) -> DataScreen:
-    await pilot.press("f4")
+    await pilot.press(places.find("data").key)
     await until(pilot, lambda: isinstance(app.screen, DataScreen))
     screen = app.screen
     assert isinstance(screen, DataScreen)
@@ -113,7 +114,7 @@ async def test_the_import_asks_for_the_columns_of_a_table(tmp_path: Path, home: 
     table.write_text("text,stars\n" + texts)
     app = EcellmApp()
     async with app.run_test(size=WIDE) as pilot:
-        await pilot.press("f4")
+        await pilot.press(places.find("data").key)
         await until(pilot, lambda: isinstance(app.screen, DataScreen))
         app.screen.query_one("#counts").focus()
         await pilot.press("i")

@@ -11,7 +11,7 @@ from textual.widgets import DataTable, Input
 
 from ecellm_mlx import jobs
 from ecellm_mlx.jobs import State
-from tui import evaluations
+from tui import evaluations, places
 from tui.app import EcellmApp
 from tui.dialog import CommandDialog
 from tui.evaluations import Order
@@ -26,7 +26,7 @@ WIDE = (140, 44)
 
 
 async def open_evaluate(app: EcellmApp, pilot: Pilot[None], **values: str) -> EvaluateScreen:
-    await pilot.press("f6")
+    await pilot.press(places.find("evaluate").key)
     await until(pilot, lambda: isinstance(app.screen, EvaluateScreen))
     screen = app.screen
     assert isinstance(screen, EvaluateScreen)

@@ -11,6 +11,7 @@ import pytest
 from textual.command import Command, CommandList
 from textual.widgets import DataTable, LoadingIndicator
 
+from tui import places
 from tui.app import EcellmApp
 from tui.commands import PlaceCommands
 from tui.dialog import CommandDialog
@@ -45,9 +46,11 @@ async def test_every_screen_opens(size: tuple[int, int], model: str) -> None:
             assert app.screen.query_one("#loss").region.height >= 5
 
         if size == SIZES[0]:
-            await pilot.click(next(i for i in app.screen.query(NavItem) if i.place.key == "f5"))
+            await pilot.click(
+                next(i for i in app.screen.query(NavItem) if i.place.mode == "train")
+            )
         else:
-            await pilot.press("f5")
+            await pilot.press(places.find("train").key)
         await until(pilot, lambda: isinstance(app.screen, TrainScreen))
         await until(pilot, lambda: "ecellm train" in text_of(app, "#command"))
         bindings |= check_bindings(app)
@@ -91,7 +94,7 @@ def test_first_frame_loads_neither_mlx_nor_a_plot() -> None:
 
 def test_the_form_loads_no_mlx() -> None:
     found = run_and_list_modules(
-        "await pilot.press('f5')",
+        f"await pilot.press({places.find('train').key!r})",
         "await pilot.pause()",
         "while not all(worker.is_finished for worker in app.workers):",
         "    await pilot.pause(0.05)",
@@ -105,7 +108,7 @@ def run_and_list_modules(*steps: str) -> set[str]:
     body = "\n        ".join(steps)
     program = f"""
 import asyncio, json, sys
-from tui import device
+from tui import device, places
 device.DOCTOR = (sys.executable, "-S", "-c", "print(1)")
 from tui.app import EcellmApp
 
@@ -126,7 +129,7 @@ print(json.dumps(sorted(sys.modules)))
 async def test_the_palette_offers_every_key(model: str) -> None:
     app: Any = EcellmApp()
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.press("f5")
+        await pilot.press(places.find("train").key)
         await until(pilot, lambda: isinstance(app.screen, TrainScreen))
         await pilot.press("ctrl+p")
         await until(pilot, lambda: "Copy command" in screen_text(pilot))

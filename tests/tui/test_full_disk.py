@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from textual.widgets import Input, TextArea
 
+from tui import places
 from tui.app import EcellmApp
 from tui.dialog import CommandDialog
 from tui.screens.models import ModelsScreen
@@ -32,7 +33,7 @@ async def test_every_place_says_that_the_disk_is_full(
 ) -> None:
     app = EcellmApp()
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.press("f5")
+        await pilot.press(places.find("train").key)
         await until(pilot, lambda: isinstance(app.screen, TrainScreen))
         await until(pilot, lambda: app.screen.order.model == model and app.screen.order.data)
         with monkeypatch.context() as patch:
@@ -43,7 +44,7 @@ async def test_every_place_says_that_the_disk_is_full(
             await pilot.press("ctrl+r")
             await until(pilot, lambda: "the disk is full" in text_of(app, "#refusal"))
             # A command is not, either.
-            await pilot.press("f3")
+            await pilot.press(places.find("models").key)
             await until(
                 pilot, lambda: isinstance(app.screen, ModelsScreen) and app.screen.entries
             )
@@ -53,7 +54,7 @@ async def test_every_place_says_that_the_disk_is_full(
             await pilot.press("ctrl+r")
             await until(pilot, lambda: "✗ failed" in text_of(app, "#activity-line"))
             # Nor is a model.
-            await pilot.press("f7")
+            await pilot.press(places.find("playground").key)
             await until(pilot, lambda: isinstance(app.screen, PlaygroundScreen))
             await until(pilot, lambda: app.screen.query_one("#free-prompt", TextArea).has_focus)
             await pilot.press("ctrl+r")

@@ -13,6 +13,7 @@ from textual.widgets import DataTable, Input, ProgressBar
 
 from tests.hub.fake_hub import FakeHub
 from tests.hub.fake_uploads import TOKEN
+from tui import places
 from tui.app import EcellmApp
 from tui.dialog import CommandDialog
 from tui.screens.adapters import AdaptersScreen
@@ -62,7 +63,7 @@ async def test_a_pull_shows_how_far_it_is_and_goes_on_after_a_break(
     hub.stall.add(WEIGHTS)
     app = EcellmApp()
     async with app.run_test(size=WIDE) as pilot:
-        await pilot.press("f3")
+        await pilot.press(places.find("models").key)
         await until(pilot, lambda: isinstance(app.screen, ModelsScreen) and app.screen.entries)
         screen = app.screen
         assert isinstance(screen, ModelsScreen)
@@ -97,7 +98,7 @@ async def test_an_adapter_is_pushed_after_a_dry_run(
     shutil.copytree(trained, home / "runs" / trained.name)
     app = EcellmApp()
     async with app.run_test(size=WIDE) as pilot:
-        await pilot.press("f9")
+        await pilot.press(places.find("adapters").key)
         await until(
             pilot, lambda: isinstance(app.screen, AdaptersScreen) and app.screen.entries
         )

@@ -7,6 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tui import places
 from tui.app import EcellmApp
 from tui.screens.models import ModelsScreen
 from tui.screens.quit import QuitDialog
@@ -37,7 +38,7 @@ async def test_the_line_shows_the_keys_of_what_is_in_focus_and_takes_clicks(
 ) -> None:
     app = EcellmApp()
     async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.press("f3")
+        await pilot.press(places.find("models").key)
         await until(pilot, lambda: isinstance(app.screen, ModelsScreen) and app.screen.entries)
         await until(pilot, lambda: "Train with it" in screen_text(pilot))
         line = screen_text(pilot).splitlines()[-1]

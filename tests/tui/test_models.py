@@ -8,7 +8,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
-from tui import child
+from tui import child, places
 from tui.app import EcellmApp
 from tui.dialog import CommandDialog
 from tui.screens.models import ModelsScreen
@@ -22,7 +22,7 @@ WIDE = (120, 40)
 
 
 async def open_models(app: EcellmApp, pilot: Pilot[None]) -> ModelsScreen:
-    await pilot.press("f3")
+    await pilot.press(places.find("models").key)
     await until(pilot, lambda: isinstance(app.screen, ModelsScreen) and app.screen.entries)
     assert isinstance(app.screen, ModelsScreen)
     return app.screen

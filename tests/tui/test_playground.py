@@ -16,7 +16,7 @@ from textual.widgets import Input, Select, TextArea
 from ecellm_mlx.data.prompts import input_text
 from ecellm_mlx.errors import EcellmError
 from ecellm_mlx.tasks.registry import TASKS, find
-from tui import task_form
+from tui import places, task_form
 from tui.app import EcellmApp
 from tui.screens import playground
 from tui.screens.playground import PlaygroundScreen
@@ -30,7 +30,7 @@ WIDE = (120, 40)
 
 
 async def open_playground(app: EcellmApp, pilot: Pilot[None], model: Path) -> PlaygroundScreen:
-    await pilot.press("f7")
+    await pilot.press(places.find("playground").key)
     await until(pilot, lambda: isinstance(app.screen, PlaygroundScreen))
     assert isinstance(app.screen, PlaygroundScreen)
     app.screen.query_one("#model", Choice).choose(str(model))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from textual.color import Color
 
-from tui import settings
+from tui import places, settings
 from tui.app import EcellmApp
 
 from .conftest import notices, until
@@ -30,11 +30,11 @@ async def test_the_theme_is_remembered() -> None:
 async def test_a_theme_and_a_size_reach_the_places_that_are_not_shown() -> None:
     app = EcellmApp()
     async with app.run_test(size=(120, 36)) as pilot:
-        await pilot.press("f3")
-        await pilot.press("f2")
+        await pilot.press(places.find("models").key)
+        await pilot.press(places.find("home").key)
         app.theme = "textual-light"
         await pilot.resize_terminal(80, 16)
-        await pilot.press("f3")
+        await pilot.press(places.find("models").key)
         await pilot.pause()
         light = Color.parse(app.theme_variables["background"])
         assert app.screen.query_one("DataTable").styles.background == light

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.screen import Screen
 
+from tui import places
 from tui.app import EcellmApp
 from tui.dialog import CommandDialog
 from tui.messages import RunChosen
@@ -36,7 +37,7 @@ async def test_every_place_can_be_used_at_40_by_10(model: str) -> None:
                 assert widget is not None
                 visible = app.screen.find_widget(widget).visible_region
                 assert visible.height, f"{widget} of {place.title} is out of sight"
-        await pilot.press("f3")
+        await pilot.press(places.find("models").key)
         for key, kind in (("f1", HelpScreen), ("ctrl+o", JumpScreen), ("i", CommandDialog)):
             await pilot.press(key)
             await until(pilot, lambda kind=kind: isinstance(app.screen, kind))

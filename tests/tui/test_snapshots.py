@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from ecellm_mlx import jobs, sample
+from ecellm_mlx import jobs, sample, workspace
 from ecellm_mlx.jobs import State, Status, events
 from ecellm_mlx.jobs.events import EventWriter
-from tui import child, device
+from tui import child, device, places
 from tui.app import EcellmApp
 from tui.device import Machine
 from tui.dialog import CommandDialog
@@ -70,7 +70,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch, home: Path, model: str) -> None:
 def finished_run() -> jobs.RunDirectory:
     """A training run that ended long ago."""
     run = jobs.create(
-        "train", {"model_name": "tiny"}, out=jobs.workspace.current().runs / "train-one"
+        "train", {"model_name": "tiny"}, out=workspace.current().runs / "train-one"
     )
     writer = EventWriter(run.events_file)
     facts = {"dropped_rows": 1, "cut_rows": 2, "padding": 0.05}
@@ -128,7 +128,7 @@ async def test_a_run_and_the_dialogs_look_as_approved(size: tuple[int, int]) -> 
     run = finished_run()
     app = EcellmApp()
     async with app.run_test(size=size) as pilot:
-        await pilot.press("f3")
+        await pilot.press(places.find("models").key)
         await until(pilot, lambda: app.current_mode == "models")
         await pilot.press("ctrl+o")
         await until(pilot, lambda: isinstance(app.screen, JumpScreen))

@@ -13,6 +13,7 @@ from textual.widgets import Button, Input, Select
 from ecellm_mlx import sample
 from ecellm_mlx.jobs import RunDirectory, State
 from ecellm_mlx.training import recipe
+from tui import places
 from tui.app import EcellmApp
 from tui.messages import PlanRead
 from tui.order import TrainOrder
@@ -27,7 +28,7 @@ WIDE = (120, 40)
 
 
 async def open_form(app: EcellmApp, pilot: Pilot[None]) -> TrainScreen:
-    await pilot.press("f5")
+    await pilot.press(places.find("train").key)
     await until(pilot, lambda: isinstance(app.screen, TrainScreen))
     await until(pilot, lambda: app.screen.query_one("#data", Choice).value)
     await until(pilot, lambda: all(worker.is_finished for worker in app.workers))

@@ -14,20 +14,21 @@ from textual.content import Content
 from textual.widgets import DataTable, Static
 from textual.worker import get_current_worker
 
-from tui import child, formats, found
+from tui import child, formats, on_disk, places
 from tui.cells import cell
 from tui.child import CommandRun, command_line
 from tui.dialog import Field
-from tui.found import FoundAdapter
 from tui.messages import AdaptersRead, Inspected, PlaceWanted
+from tui.on_disk import StoredAdapter
 from tui.screens.base import PlaceScreen, chosen_row
 from tui.widgets.activity import Activity
 from tui.widgets.facts import MUTED
 from tui.widgets.table import Table
 
 REFRESH_S = 3.0
+TRAIN_KEY = places.find("train").key_label
 NO_ADAPTERS = (
-    "No adapters yet.\n\nTrain one (F5), or bring one in PEFT format with i. "
+    f"No adapters yet.\n\nTrain one ({TRAIN_KEY}), or bring one in PEFT format with i. "
     "Finished runs show up here by themselves."
 )
 
@@ -63,7 +64,7 @@ class AdaptersScreen(PlaceScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self.entries: dict[str, FoundAdapter] = {}
+        self.entries: dict[str, StoredAdapter] = {}
         self._facts: dict[str, tuple[Any, str]] = {}
 
     def body(self) -> ComposeResult:
@@ -114,7 +115,7 @@ class AdaptersScreen(PlaceScreen):
 
     def action_from_peft(self) -> None:
         """Ask for a PEFT folder and its base, then convert."""
-        folder = str(found.adapters_folder())
+        folder = str(on_disk.adapters_folder())
         self.ask_command(
             "Import a PEFT adapter",
             "Converts it exactly, or says by name what cannot be represented.",
@@ -251,13 +252,15 @@ class AdaptersScreen(PlaceScreen):
         self._facts[event.path] = (event.facts, event.problem)
         self._show_details()
 
-    def _chosen(self) -> FoundAdapter | None:
+    def _chosen(self) -> StoredAdapter | None:
         return self.entries.get(chosen_row(self.query_one(AdapterTable)) or "")
 
-    def _wanted(self) -> FoundAdapter | None:
+    def _wanted(self) -> StoredAdapter | None:
         """The chosen adapter; says where they come from when there is none."""
         if not (entry := self._chosen()):
-            self.notify("There is no adapter yet: F5 trains one, i imports one.", timeout=5)
+            self.notify(
+                f"There is no adapter yet: {TRAIN_KEY} trains one, i imports one.", timeout=5
+            )
         return entry
 
     def _show_details(self) -> None:
@@ -286,7 +289,7 @@ class AdaptersScreen(PlaceScreen):
 
     @work(thread=True, exclusive=True, group="adapters")
     def _read(self) -> None:
-        entries = found.adapters()
+        entries = on_disk.adapters()
         if not get_current_worker().is_cancelled:
             self.post_message(AdaptersRead(entries))
 

@@ -9,16 +9,14 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, VerticalScroll
-from textual.events import ScreenResume
-from textual.screen import Screen
 from textual.widgets import Label
 from textual.worker import get_current_worker
 
-from tui.ahead import Gradual
 from tui.child import CommandRun
 from tui.dialog import CommandDialog, Field
-from tui.found import Options
 from tui.messages import CommandEnded, CommandSaid, OptionsRead
+from tui.on_disk import Options
+from tui.quick import QuickScreen
 from tui.widgets.activity import Activity
 from tui.widgets.choice import Choice
 from tui.widgets.command_line import CommandLine
@@ -26,32 +24,7 @@ from tui.widgets.key_bar import KeyBar
 from tui.widgets.nav import NavBar
 
 
-class StyledScreen(Gradual, Screen[None]):
-    """A screen that keeps its styles while another one is shown.
-
-    Textual makes the styles of every widget anew each time; a theme or a size that has
-    changed meanwhile is taken over without that. A new screen begins with the classes of
-    the app's breakpoints, and so is styled once, too.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        # What the sheet says now is what its widgets get when they are mounted.
-        self._css_update_count = self.app._css_update_count
-        app, size = self.app, self.app.size
-        for limits, length in (
-            (app.HORIZONTAL_BREAKPOINTS, size.width),
-            (app.VERTICAL_BREAKPOINTS, size.height),
-        ):
-            reached = [name for limit, name in sorted(limits or ()) if length >= limit]
-            self.set_class(True, *reached[-1:])
-
-    def _on_screen_resume(self, event: ScreenResume) -> None:
-        # Before Textual's own handler, which reads this.
-        event.refresh_styles = False
-
-
-class PlaceScreen(StyledScreen):
+class PlaceScreen(QuickScreen):
     """A place. Subclasses give ``PLACE`` and ``body``, and keep the command up to date.
 
     ``PRESET`` names the ``Choice`` fields that another place may fill in.

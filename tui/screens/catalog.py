@@ -20,10 +20,9 @@ from ecellm_mlx import jobs
 from ecellm_mlx.errors import EcellmError
 from ecellm_mlx.tasks.fields import TARGETS
 from ecellm_mlx.tasks.registry import Kind, Task, find
-from tui import child, found
+from tui import child, on_disk
 from tui.cells import BAD, cell
 from tui.child import command_line
-from tui.found import Options
 from tui.messages import (
     CatalogRunsRead,
     JobRefused,
@@ -31,6 +30,7 @@ from tui.messages import (
     PreviewRead,
     TableRead,
 )
+from tui.on_disk import Options
 from tui.screens.base import PlaceScreen, chosen_row
 from tui.widgets.choice import Choice
 from tui.widgets.model_choices import AdapterChoice, ModelChoice
@@ -179,11 +179,11 @@ class CatalogScreen(PlaceScreen):
 
     def options(self) -> dict[str, Options]:
         """The sample, models and adapters; and runs to review."""
-        self.post_message(CatalogRunsRead(found.finished_runs("catalog")))
+        self.post_message(CatalogRunsRead(on_disk.finished_runs("catalog")))
         return {
             "table": [("sample: 60 products that come with ecellm", str(_sample()))],
-            "model": found.models(),
-            "adapter": found.adapter_options(),
+            "model": on_disk.models(),
+            "adapter": on_disk.adapter_options(),
         }
 
     @property

@@ -18,13 +18,13 @@ from textual.widgets import DataTable, Input, Label, Static
 from textual.worker import get_current_worker
 
 from ecellm_mlx.errors import EcellmError
-from tui import found
+from tui import on_disk
 from tui.cells import cell
 from tui.child import CommandRun, command_line
 from tui.dialog import Field
-from tui.found import Options
 from tui.line_child import LineChild
 from tui.messages import FileRead, PlaceWanted, TokensRead
+from tui.on_disk import Options
 from tui.screens.base import PlaceScreen, chosen_row
 from tui.widgets.activity import Activity
 from tui.widgets.choice import Choice
@@ -148,7 +148,7 @@ class DataScreen(PlaceScreen):
 
     def options(self) -> dict[str, Options]:
         """Files of rows, and models for their tokenizers."""
-        return {"file": found.row_files(), "tokens": found.models()}
+        return {"file": on_disk.row_files(), "tokens": on_disk.models()}
 
     @property
     def file(self) -> str:

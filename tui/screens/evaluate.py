@@ -24,12 +24,11 @@ from ecellm_mlx import jobs
 from ecellm_mlx.errors import EcellmError
 from ecellm_mlx.jobs import RunDirectory, State
 from ecellm_mlx.tasks.registry import TASKS, find
-from tui import child, evaluations, formats, found
+from tui import child, evaluations, formats, on_disk
 from tui.cells import BAD, GOOD, cell
 from tui.child import command_line
 from tui.dialog import Field
 from tui.evaluations import Line, Miss, Order
-from tui.found import Options
 from tui.messages import (
     ComparisonRead,
     EvaluationsRead,
@@ -38,6 +37,7 @@ from tui.messages import (
     MissesRead,
     Progressed,
 )
+from tui.on_disk import Options
 from tui.screens.base import PlaceScreen
 from tui.screens.miss import MissDialog
 from tui.widgets.activity import Activity
@@ -159,12 +159,12 @@ class EvaluateScreen(PlaceScreen):
 
     def options(self) -> dict[str, Options]:
         """Models, adapters and files of rows, those for tests first."""
-        adapters = found.adapter_options()
+        adapters = on_disk.adapter_options()
         return {
-            "model": found.models(),
+            "model": on_disk.models(),
             "adapter": adapters,
             "second": adapters,
-            "data": sorted(found.row_files(), key=lambda option: "test" not in option[0]),
+            "data": sorted(on_disk.row_files(), key=lambda option: "test" not in option[0]),
         }
 
     @property

@@ -28,8 +28,8 @@ from tui.messages import (
     RunsRead,
     StepsRead,
 )
+from tui.quick import QuickScreen
 from tui.runs import RunSummary
-from tui.screens.base import StyledScreen
 from tui.widgets.facts import LABEL_WIDTH, MUTED, Facts
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.nav import NavBar
@@ -62,7 +62,7 @@ class FirstSteps(OptionList):
     BINDINGS = [Binding("enter", "select", "Go there", id="home.step")]
 
 
-class HomeScreen(StyledScreen):
+class HomeScreen(QuickScreen):
     """Device, memory, first steps, recent runs."""
 
     HELP = """
@@ -250,19 +250,19 @@ class HomeScreen(StyledScreen):
         message = RunsRead([])
         try:
             self.post_message(MachineRead(device.machine()))
-            found = runs.listing()
-            message = RunsRead(found)
-            self.post_message(StepsRead(self._steps_done(found)))
+            listed = runs.listing()
+            message = RunsRead(listed)
+            self.post_message(StepsRead(self._steps_done(listed)))
         except OSError as error:
             message = RunsRead([], str(error))
         if not get_current_worker().is_cancelled:
             self.post_message(message)
 
-    def _steps_done(self, found: list[RunSummary]) -> set[str]:
+    def _steps_done(self, listed: list[RunSummary]) -> set[str]:
         from ecellm_mlx.models import registry
 
         models = [model for model in registry.installed() if not model.problem]
-        return first_steps.done(len(models), found, getattr(self.app, "seen", []))
+        return first_steps.done(len(models), listed, getattr(self.app, "seen", []))
 
     @work(thread=True, group="ask")
     def _ask_to_stop(self, path: Path) -> None:

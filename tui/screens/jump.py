@@ -18,16 +18,16 @@ LETTERS = "asdfghjklqwertyuiopzxcvbnmASDFGHJKLQWERTYUIOPZXCVBNM"
 
 def targets(screen: Screen[Any]) -> dict[str, Widget]:
     """What can be jumped to on ``screen``: digits are places, letters are widgets."""
-    found: dict[str, Widget] = {}
+    by_label: dict[str, Widget] = {}
     for number, item in enumerate(screen.query(NavItem), 1):
-        found[str(number)] = item
+        by_label[str(number)] = item
     letters = iter(LETTERS)
     for widget in screen.focus_chain:
         # What is scrolled out of sight has no place for a label.
         seen = screen.find_widget(widget).visible_region if widget.is_attached else None
         if seen and (letter := next(letters, "")):
-            found[letter] = widget
-    return found
+            by_label[letter] = widget
+    return by_label
 
 
 class JumpScreen(ModalScreen[Widget | None]):
@@ -36,9 +36,9 @@ class JumpScreen(ModalScreen[Widget | None]):
     BINDINGS = [Binding("escape,ctrl+o", "dismiss(None)", "Stay here", id="jump.cancel")]
     AUTO_FOCUS = ""
 
-    def __init__(self, found: dict[str, Widget]) -> None:
+    def __init__(self, by_label: dict[str, Widget]) -> None:
         super().__init__()
-        self._targets = found
+        self._targets = by_label
 
     def compose(self) -> ComposeResult:
         """One label at the corner of each target."""

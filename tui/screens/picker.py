@@ -60,11 +60,11 @@ class RunPicker(ModalScreen[Path | None]):
     @work(thread=True)
     def _read(self) -> None:
         try:
-            found = runs.listing()
+            listed = runs.listing()
         except OSError:
-            found = []
+            listed = []
         self.post_message(
             RunsListed(
-                [r for r in found if r.kind == self._kind and r.path != self._apart_from]
+                [r for r in listed if r.kind == self._kind and r.path != self._apart_from]
             )
         )

@@ -20,11 +20,11 @@ from textual.worker import get_current_worker
 
 from ecellm_mlx.errors import EcellmError
 from ecellm_mlx.tasks.registry import TASKS, Task, find
-from tui import found, task_form
+from tui import on_disk, places, task_form
 from tui.child import command_line
-from tui.found import Options
 from tui.line_child import LineChild
 from tui.messages import ChildEnded, ChildSaid, ExampleRead
+from tui.on_disk import Options
 from tui.screens.base import PlaceScreen
 from tui.widgets.answer_pane import AnswerPane
 from tui.widgets.choice import Choice
@@ -33,6 +33,7 @@ from tui.widgets.model_choices import AdapterChoice, ModelChoice
 from tui.widgets.problem import Problem
 
 SESSION = "ecellm_mlx.inference.session"
+MODELS_KEY = places.find("models").key_label
 MAX_TOKENS = 200
 EXAMPLE_PROMPT = "Write one sentence that sells a red enamel kettle."
 # In the model's chat template, or as the prompt stands.
@@ -121,7 +122,7 @@ class PlaygroundScreen(PlaceScreen):
 
     def options(self) -> dict[str, Options]:
         """Models and adapters."""
-        return {"model": found.models(), "adapter": found.adapter_options()}
+        return {"model": on_disk.models(), "adapter": on_disk.adapter_options()}
 
     @property
     def chosen_task(self) -> Task | None:
@@ -134,8 +135,8 @@ class PlaygroundScreen(PlaceScreen):
         """What the fields of the task say."""
         boxes = self.query("TextArea.task-field").results(TextArea)
         lines = self.query("Input.task-field").results(Input)
-        found = {str(box.name): box.text for box in boxes}
-        return found | {str(line.name): line.value for line in lines}
+        values = {str(box.name): box.text for box in boxes}
+        return values | {str(line.name): line.value for line in lines}
 
     def action_ask(self) -> None:
         """Ask the base, and then the adapter."""
@@ -146,7 +147,7 @@ class PlaygroundScreen(PlaceScreen):
             return
         model = self.query_one("#model", Choice).value or ""
         if not model:
-            self._complain("Choose a model; F3 installs one.")
+            self._complain(f"Choose a model; {MODELS_KEY} installs one.")
             return
         self._complain("")
         self.action_stop()

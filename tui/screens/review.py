@@ -23,7 +23,8 @@ from ecellm_mlx.jobs import RunDirectory
 from tui import child
 from tui.cells import GOOD, WARNING, cell
 from tui.messages import Applied, ReviewRead
-from tui.screens.base import StyledScreen, chosen_row
+from tui.quick import QuickScreen
+from tui.screens.base import chosen_row
 from tui.widgets.answer_pane import bar
 from tui.widgets.command_line import CommandLine
 from tui.widgets.facts import MUTED
@@ -60,7 +61,7 @@ class CorrectDialog(ModalScreen[str | None]):
         self.dismiss(event.value.strip() or None)
 
 
-class ReviewScreen(StyledScreen):
+class ReviewScreen(QuickScreen):
     """A table of rows and the one under the cursor."""
 
     HELP = """

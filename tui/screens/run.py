@@ -25,7 +25,7 @@ from tui import formats
 from tui.follow import Follower
 from tui.history import Curve, RunView
 from tui.messages import Asked, JobResumed, OtherRead, PlaceWanted, RunLogged, RunRead
-from tui.screens.base import StyledScreen
+from tui.quick import QuickScreen
 from tui.screens.picker import RunPicker
 from tui.widgets.answer_pane import bar
 from tui.widgets.event_log import EventLog
@@ -45,7 +45,7 @@ STYLES = {
 }
 
 
-class RunScreen(StyledScreen):
+class RunScreen(QuickScreen):
     """State, curves, numbers, log; pause, checkpoint, stop, resume."""
 
     HELP = """

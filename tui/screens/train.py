@@ -16,9 +16,9 @@ from textual.worker import get_current_worker
 from ecellm_mlx import jobs
 from ecellm_mlx.errors import EcellmError, RecipeError
 from ecellm_mlx.training import recipe
-from tui import child, formats, found
-from tui.found import Options
+from tui import child, formats, on_disk
 from tui.messages import FormChecked, JobRefused, JobStarted, PlanRead
+from tui.on_disk import Options
 from tui.order import TrainOrder
 from tui.screens.base import PlaceScreen
 from tui.widgets.choice import Choice
@@ -116,7 +116,7 @@ class TrainScreen(PlaceScreen):
 
     def options(self) -> dict[str, Options]:
         """Models and folders of rows."""
-        return {"model": found.models(), "data": found.datasets()}
+        return {"model": on_disk.models(), "data": on_disk.datasets()}
 
     def options_read(self) -> None:
         """What was missing may be there now, also behind a path that was typed."""

@@ -41,12 +41,12 @@ class Activity(Vertical):
 
     def say(self, run: CommandRun, text: str) -> None:
         """A line of its narration; one of progress moves the bar and stays beside it."""
-        if not (found := PROGRESS.fullmatch(text.strip())):
+        if not (match := PROGRESS.fullmatch(text.strip())):
             self._add(text)
             return
         bar = self.query_one(ProgressBar)
         bar.display = True
-        bar.update(total=100, progress=min(100, int(found[2])))
+        bar.update(total=100, progress=min(100, int(match[2])))
         self._state(f"▶ {text.strip()}", "$text-accent", run)
 
     def end(self, run: CommandRun) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tui.found import Options
+from tui.on_disk import Options
 from tui.widgets.choice import Choice
 
 

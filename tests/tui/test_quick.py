@@ -11,6 +11,7 @@ from textual.app import App, ComposeResult
 from textual.events import ScreenResume
 from textual.screen import Screen
 
+from tui import places
 from tui.app import EcellmApp
 from tui.places import PLACES
 from tui.screens.base import PlaceScreen
@@ -40,7 +41,7 @@ async def test_a_first_visit_shows_a_screen_that_stands(model: str) -> None:
         assert not train.looked
         assert not [worker for worker in app.workers if worker.node is train]
 
-        await pilot.press("f5")
+        await pilot.press(places.find("train").key)
         await until(pilot, lambda: train.looked)
         assert app.screen is train
         assert train.query(SettingRow).first() is row
@@ -52,7 +53,7 @@ async def test_a_place_is_built_at_once_when_somebody_goes_there() -> None:
     async with app.run_test(size=(120, 36)) as pilot:
         # It has just begun: the last place is far away.
         await soon(lambda: app.get_screen("models").is_running, "the first place")
-        await pilot.press("f9")
+        await pilot.press(places.find("adapters").key)
         await until(pilot, lambda: isinstance(app.screen, PlaceScreen) and app.screen.looked)
         assert app.screen is app.get_screen("adapters")
         await soon(lambda: built(app), "all places")
@@ -72,19 +73,19 @@ async def test_leaving_waits_for_the_screen_that_is_being_built() -> None:
 
 
 def test_textual_still_has_what_is_used_beside_its_public_api() -> None:
-    # Where one of these fails, an upgrade of Textual wants changes in the named module.
+    # Where one of these fails, an upgrade of Textual wants changes in tui/quick.py.
     register = inspect.signature(App._register)
-    assert list(register.parameters)[:3] == ["self", "parent", "widgets"], "tui/ahead.py"
+    assert list(register.parameters)[:3] == ["self", "parent", "widgets"], "QuickApp"
     layout = inspect.signature(Screen._refresh_layout)
-    assert list(layout.parameters)[:2] == ["self", "size"], "tui/ahead.py"
+    assert list(layout.parameters)[:2] == ["self", "size"], "QuickApp"
     screen: Screen[Any] = Screen()
-    assert screen._layout_required is False, "tui/ahead.py"
-    assert screen.stack_updates == 0, "tui/ahead.py"
-    assert isinstance(screen._css_update_count, int), "StyledScreen in tui/screens/base.py"
-    assert isinstance(App()._css_update_count, int), "StyledScreen in tui/screens/base.py"
-    assert ScreenResume().refresh_styles is True, "StyledScreen in tui/screens/base.py"
+    assert screen._layout_required is False, "QuickApp"
+    assert screen.stack_updates == 0, "QuickApp"
+    assert isinstance(screen._css_update_count, int), "QuickScreen"
+    assert isinstance(App()._css_update_count, int), "QuickScreen"
+    assert ScreenResume().refresh_styles is True, "QuickScreen"
     assert "refresh_styles" in inspect.getsource(Screen._on_screen_resume)
-    assert "delay_update" in inspect.getsource(App.switch_mode), "delay_update in tui/app.py"
+    assert "delay_update" in inspect.getsource(App.switch_mode), "QuickApp.delay_update"
 
 
 class TableApp(App[None]):

@@ -22,7 +22,7 @@ SPLITS = ("train", "val", "validation", "test")
 
 
 @dataclass(frozen=True)
-class FoundAdapter:
+class StoredAdapter:
     """An adapter on disk. ``run`` is the run that made it, if one did."""
 
     name: str
@@ -80,18 +80,18 @@ def adapters_folder() -> Path:
     return workspace.current().home / "adapters"
 
 
-def adapters() -> list[FoundAdapter]:
+def adapters() -> list[StoredAdapter]:
     """Adapters of runs and of the workspace's ``adapters`` folder, newest first."""
-    found = []
+    entries = []
     for run in jobs.recent(LISTED_RUNS):
         with contextlib.suppress(JobError):
             if run.job().kind == "train" and (entry := _adapter(run.path / "adapter")):
-                found.append(entry)
+                entries.append(entry)
     folder = adapters_folder()
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         if entry := _adapter(path):
-            found.append(entry)
-    return sorted(found, key=lambda entry: -entry.modified)
+            entries.append(entry)
+    return sorted(entries, key=lambda entry: -entry.modified)
 
 
 def adapter_options() -> Options:
@@ -126,7 +126,7 @@ def _dataset_folders() -> list[Path]:
     return sorted(kept)
 
 
-def _adapter(path: Path) -> FoundAdapter | None:
+def _adapter(path: Path) -> StoredAdapter | None:
     try:
         config = json.loads((path / adapter_files.CONFIG_FILE).read_text(encoding="utf-8"))
         peft = "peft_type" in config
@@ -134,7 +134,7 @@ def _adapter(path: Path) -> FoundAdapter | None:
         own = (config.get("ecellm") or {}).get("base") or {}
         weights = [f for f in path.iterdir() if f.suffix in (".safetensors", ".bin")]
         run = path.name == "adapter" and (path.parent / "job.json").is_file()
-        return FoundAdapter(
+        return StoredAdapter(
             name=path.parent.name if run else path.name,
             path=path,
             base=str(own.get("name") or base or ""),
