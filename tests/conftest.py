@@ -140,7 +140,7 @@ def smollm2(made_once: Callable[..., Path], gguf_file: Path) -> Path:
 def tiny_models(made_once: Callable[..., Path], smollm2: Path) -> dict[str, Path]:
     """Random float32 checkpoints of each architecture, in Hugging Face layout."""
     folder = made_once("tiny", lambda folder: make_tiny_models(folder, smollm2))
-    return {name: folder / name for name in ("llama", "mistral", "phi")}
+    return {path.name: path for path in sorted(folder.iterdir())}
 
 
 def make_tiny_models(folder: Path, tokenizer_of: Path) -> None:
