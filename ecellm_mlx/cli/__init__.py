@@ -1,8 +1,35 @@
 """The ``ecellm`` command: one thin function per verb.
 
-stdout is data, stderr is narration. Exit status: 0 done, 1 failed with one
-sentence on stderr, 2 wrong usage. ``ecellm --help`` loads neither mlx nor
-transformers: each verb imports what it needs when it runs.
+Starts jobs, reads what they write and prints it; the work is done in the rooms below.
+stdout is data, stderr is narration. Exit status: 0 done, 1 failed with one sentence on
+stderr, 2 wrong usage. ``ecellm --help`` loads neither mlx nor transformers: each verb
+imports what it needs when it runs. Nothing of the engine imports this room.
+
+    app              all verbs together; demo, doctor and locate
+    runs             train, resume, runs, stop, pause, checkpoint, watch
+    together         train and resume as one rank of several
+    follow           a job told on a terminal or in a pipe until it ends
+    plan             plan
+    models           models list, pull, import, quantize, show
+    data             data pull, import, check, show, split
+    evaluate         eval, score, compare, report
+    generate         generate
+    catalog          catalog show, preview, run, correct
+    catalog_match    catalog match, pairs
+    catalog_options  options of the catalog verbs, and how they become a question
+    adapters         adapters inspect, to-peft, from-peft, verify
+    export           adapters fuse; export hf, gguf
+    push             push
+    serve            serve
+    study            study
+    launch           launch: a verb on several machines, with a status to trust
+    rank             ecellm as one rank of a launch
+    demo             the tour of make demo
+    doctor           is this machine ready
+    options          options that verbs share
+    output           data to stdout, narration to stderr
+    progress         bars on a terminal, lines for a program
+    reference        tables of settings for docs/, from their declarations
 """
 
 from __future__ import annotations
