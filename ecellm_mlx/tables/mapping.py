@@ -13,6 +13,7 @@ from collections.abc import Mapping as Values
 from dataclasses import dataclass
 
 from ecellm_mlx.errors import UsageError
+from ecellm_mlx.tables.text import readable
 from ecellm_mlx.tasks.fields import LISTS, OPTIONS
 from ecellm_mlx.tasks.registry import Kind, Task
 
@@ -85,10 +86,10 @@ def missing(task: Task, *mapped: Values[str, str]) -> list[str]:
 
 
 def value_of(field: str, cell: str, max_words: int) -> str | list[str]:
-    """A cell as the value of a field: runs of white space are one blank, long text is cut."""
+    """A cell as the value of a field: as a person reads it, in one line, long text cut."""
     if field in LISTS or field == OPTIONS:
         return split_list(cell)
-    words = cell.split()
+    words = readable(cell).split()
     return " ".join(words[:max_words])
 
 
