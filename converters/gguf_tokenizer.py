@@ -29,7 +29,25 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
         "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
     },
     "gpt-2": _BYTE_LEVEL,
+    # Qwen2 and Qwen3: contractions, words with the sign before them, single digits.
+    "qwen2": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {
+                "type": "Split",
+                "pattern": {
+                    "Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+                    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+                },
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            {**_BYTE_LEVEL, "use_regex": False},
+        ],
+    },
 }
+# Text is composed (NFC) before it is split. llama.cpp leaves that to the caller.
+NORMALIZERS: dict[str, dict[str, Any]] = {"qwen2": {"type": "NFC"}}
 
 
 def write_tokenizer(header: GgufHeader, folder: Path) -> None:
@@ -91,7 +109,7 @@ def tokenizer_json(header: GgufHeader, tokens: list[str]) -> dict[str, Any]:
             for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
             if kind in (CONTROL, USER_DEFINED)
         ],
-        "normalizer": None,
+        "normalizer": NORMALIZERS.get(pre),
         "pre_tokenizer": PRE_TOKENIZERS[pre],
         "post_processor": _post_processor(header, tokens),
         "decoder": {**_BYTE_LEVEL, "add_prefix_space": True},

@@ -1,6 +1,6 @@
 """A Hugging Face tokenizer as GGUF metadata, for llama.cpp and what is built on it.
 
-Two kinds: byte-level BPE (``gpt2``: SmolLM2, Phi-2) with merges and a named
+Two kinds: byte-level BPE (``gpt2``: SmolLM2, Phi-2, Qwen) with merges and a named
 pre-tokenizer, and SentencePiece (``llama``: Llama 2, Mistral) with scores. What decides
 how text is split is compared with what the name stands for; an unknown tokenizer is
 refused, because a wrong one would be quietly worse.
@@ -15,7 +15,7 @@ from typing import Any
 
 from converters.errors import ConversionError
 from converters.folders import read_json
-from converters.gguf_tokenizer import CONTROL, PRE_TOKENIZERS, USER_DEFINED
+from converters.gguf_tokenizer import CONTROL, NORMALIZERS, PRE_TOKENIZERS, USER_DEFINED
 
 NORMAL, UNKNOWN, UNUSED, BYTE = 1, 2, 5, 6
 # The score of a token that no merge leads to, as llama.cpp's own converter sets it.
@@ -84,12 +84,12 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
 
 
 def _byte_level(path: Path, content: dict[str, Any]) -> Vocabulary:
-    if content.get("normalizer") is not None:
-        raise ConversionError(
-            f"{path} normalizes text ({content['normalizer']['type']}), which GGUF cannot say."
-        )
-    splitter = _essential(content["pre_tokenizer"])
+    splitter, normalizer = _essential(content["pre_tokenizer"]), content.get("normalizer")
     names = [name for name, known in PRE_TOKENIZERS.items() if _essential(known) == splitter]
+    if normalizer is not None and normalizer not in [NORMALIZERS.get(name) for name in names]:
+        raise ConversionError(
+            f"{path} normalizes text ({normalizer['type']}), which GGUF cannot say."
+        )
     if not names or content["model"].get("ignore_merges"):
         raise ConversionError(
             f"{path} splits text in a way that has no known name in GGUF; supported are "

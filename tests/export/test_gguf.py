@@ -19,14 +19,17 @@ from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.export import gguf, write
 from ecellm_mlx.models import loading, lora
+from tests.converters.peft_reference import make_base
 
 from converters.errors import ConversionError
 from converters.gguf import import_gguf
 from converters.gguf_header import read_header
 from converters.gguf_names import Names
+from converters.gguf_tokenizer import tokenizer_json
 from converters.gguf_vocab import read_vocabulary
 
 TOKENS = [[5, 400, 77, 1234, 9, 250, 31]]
+DECOMPOSED = " caf\u0065\u0301"
 TEXT = "They've bought  2 Sony WH-1000XM4 (£1,299.00) —\n\n\tcafé 日本 🍮: it's 50% off!"
 
 
@@ -178,6 +181,99 @@ def test_q8_0_is_within_half_a_step_and_imports_exactly(tiny: Path, tmp_path: Pa
     imported = loading.load(import_gguf(file, tmp_path / "back"))
     assert np.abs(np.array(imported.model(mx.array(TOKENS))) - logits(tiny)).max() < 1
     assert imported.tokenizer.encode(TEXT) == loading.load_tokenizer(tiny).encode(TEXT)
+
+
+@pytest.fixture
+def as_published(tiny: Path, tmp_path: Path) -> Any:
+    """A small base of a family, with what GGUF takes for granted of the published ones."""
+    shapes: dict[str, dict[str, Any]] = {
+        "qwen3": {"head_dim": 128},
+        "gemma3_text": {
+            "head_dim": 256,
+            "query_pre_attn_scalar": 256,
+            "num_hidden_layers": 6,
+            "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+        },
+    }
+
+    def make(name: str, **changes: Any) -> Path:
+        rows_ = json.loads((tiny / "config.json").read_text())["vocab_size"]
+        settings = {"vocab_size": rows_, "num_key_value_heads": 1, **shapes[name], **changes}
+        base = make_base(tmp_path / name, name, tied=name == "gemma3_text", **settings)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(tiny / file, base / file)
+        return base
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3_text"])
+def test_logits_of_other_families_are_the_unfused_ones(
+    name: str, as_published: Any, tmp_path: Path
+) -> None:
+    base = as_published(name)
+    adapter = make_adapter(tmp_path / "a", base, ["all-linear"])
+    file, _ = gguf.export(write.Source(str(base), adapter), tmp_path / "out", kind="f32")
+    expected = logits(base, adapter)
+    assert np.abs(expected - logits(base)).max() > 0.1, "the adapter must matter"
+    assert np.abs(transformers_logits(file) - expected).max() < 1e-4
+    fields = read_header(file).metadata
+    kind = fields["general.architecture"]
+    config = json.loads((base / "config.json").read_text())
+    assert fields[f"{kind}.attention.key_length"] == config["head_dim"]
+    assert fields.get(f"{kind}.attention.sliding_window") == config["sliding_window"]
+
+    alone, _ = gguf.export(
+        write.Source(str(base), adapter), tmp_path / "o", kind="f32", adapter_only=True
+    )
+    plain, _ = gguf.export(write.Source(str(base), None), tmp_path / "b", kind="f32")
+    facts, parts = contents(alone)
+    before, after = arrays(plain), arrays(file)
+    changed = {key for key in before if not np.array_equal(before[key], after[key])}
+    assert {key.rsplit(".", 1)[0] for key in parts} == changed
+    for key in changed:
+        a, b = parts[f"{key}.lora_a"], parts[f"{key}.lora_b"]
+        update = facts["adapter.lora.alpha"] / a.shape[0] * (b @ a)
+        assert np.abs(before[key] + update - after[key]).max() < 1e-5, key
+
+
+def test_qwens_tokenizer_is_read_back_as_it_was(as_published: Any, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, Qwen2Tokenizer
+
+    base = as_published("qwen3")
+    model = json.loads((base / "tokenizer.json").read_text())["model"]
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    ours = Qwen2Tokenizer(vocab=model["vocab"], merges=merges)
+    ours.save_pretrained(base)
+    assert json.loads((base / "tokenizer.json").read_text())["normalizer"] == {"type": "NFC"}
+    file, _ = gguf.export(write.Source(str(base), None), tmp_path / "out", kind="f32")
+    assert read_header(file).metadata["tokenizer.ggml.pre"] == "qwen2"
+    theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    assert theirs.encode(TEXT) == ours.encode(TEXT)
+    # Our own importer builds the same one from the file.
+    header = read_header(file)
+    rebuilt = tokenizer_json(header, header.need("tokenizer.ggml.tokens"))
+    again = Tokenizer.from_str(json.dumps(rebuilt))
+    assert again.encode(TEXT + DECOMPOSED).ids == ours.encode(TEXT + DECOMPOSED)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query_pre_attn_scalar": 64}, "query_pre_attn_scalar = 64"),
+        ({"layer_types": ["sliding_attention", "full_attention"] * 3}, "pattern = 2"),
+        ({"rope_parameters": {"sliding_attention": {"rope_type": "default",
+          "rope_theta": 5e3}}}, "rope_local_base_freq = 5000"),
+    ],
+)  # fmt: skip
+def test_a_gemma_that_llama_cpp_would_compute_otherwise_is_refused(
+    change: dict[str, Any], message: str, as_published: Any, tmp_path: Path
+) -> None:
+    base = as_published("gemma3_text", **change)
+    with pytest.raises(ConversionError, match=message):
+        gguf.export(write.Source(str(base), None), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("split", [False, True])
