@@ -109,12 +109,12 @@ def import_model(
     """
     from ecellm_mlx import workspace
     from ecellm_mlx.hub import wheel
-    from ecellm_mlx.models import importing
+    from ecellm_mlx.models.folder import copy_folder
 
     file = wheel.gguf(source) if source in wheel.WHEELS else Path(source)
     if file.is_dir():
         target = out or workspace.current().models / (name or file.resolve().name)
-        emit(str(importing.copy_folder(file, target)))
+        emit(str(copy_folder(file, target)))
         return
     target = out or workspace.current().models / (
         name or (source if source in wheel.WHEELS else file.stem.lower())

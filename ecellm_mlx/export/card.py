@@ -24,7 +24,6 @@ from ecellm_mlx.models.registry import REGISTRY, ModelCard
 from ecellm_mlx.models.source import SOURCE
 from ecellm_mlx.tasks.registry import TASKS
 
-CARD_FILE = "README.md"
 # The hub's identifiers of the licences that the registry names.
 LICENCE_IDS = {
     "MIT": "mit",
@@ -38,7 +37,6 @@ LLAMA_2_NOTICE = (
     "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, "
     "Inc. All Rights Reserved.\n"
 )
-LEGAL_FILE = re.compile(r"(licen[cs]e|notice|use[_-]policy|copying)[\w.-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -133,11 +131,6 @@ def read_scores(evaluation: Path) -> dict[str, Any]:
             expected="the run folder of `ecellm eval`, with metrics.json",
         ) from None
     return dict(scores)
-
-
-def legal_files(folder: Path) -> list[Path]:
-    """Licence texts and notices of a base, which travel with what is made of it."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and LEGAL_FILE.fullmatch(p.name))
 
 
 def render(facts: Provenance) -> str:

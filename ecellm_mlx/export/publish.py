@@ -22,6 +22,7 @@ from ecellm_mlx.export import card
 from ecellm_mlx.hub.client import http_error
 from ecellm_mlx.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE, folder_of
 from ecellm_mlx.models.fingerprint import verify_safetensors
+from ecellm_mlx.models.folder import CARD_FILE
 from ecellm_mlx.models.registry import REPO
 from ecellm_mlx.models.source import RemoteFile
 
@@ -96,10 +97,10 @@ def plan(source: str | Path, repo: str, *, private: bool = False) -> PushPlan:
         raise UsageError(f"{repo!r} is no repository", expected="owner/name")
     folder = _folder(Path(source))
     files = _files(folder)
-    generated = None if (folder / card.CARD_FILE).exists() else _generated_card(folder)
+    generated = None if (folder / CARD_FILE).exists() else _generated_card(folder)
     sizes = [(path.name, path.stat().st_size) for path in files]
     if generated is not None:
-        sizes.append((card.CARD_FILE, len(generated.encode())))
+        sizes.append((CARD_FILE, len(generated.encode())))
     remote = _remote(repo)
     if remote is not None and private and not remote["private"]:
         raise UsageError(
@@ -144,7 +145,7 @@ def push(
                 continue
             report(name, size)
             content: Any = planned.folder / name
-            if name == card.CARD_FILE and planned.card is not None:
+            if name == CARD_FILE and planned.card is not None:
                 content = planned.card.encode()
             operation = CommitOperationAdd(name, content)
             # Small files travel in the commit itself and pass through here untouched.

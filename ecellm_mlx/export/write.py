@@ -7,7 +7,6 @@ it is stored (``converters.merged``), into a folder that appears only when it is
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.export import card, divergence
 from ecellm_mlx.export.fuse import Opened, open_base
-from ecellm_mlx.hub.client import is_wanted
 from ecellm_mlx.models import loading, registry
 from ecellm_mlx.models.adapter_files import CONFIG_FILE, base_name, folder_of
-from ecellm_mlx.models.fingerprint import INDEX, base_fingerprint
+from ecellm_mlx.models.fingerprint import base_fingerprint
+from ecellm_mlx.models.folder import CARD_FILE, copy_companions
 from ecellm_mlx.models.source import SOURCE
 
 from converters import architectures, merged
@@ -266,19 +265,6 @@ def _measure(source: Source, result: Path) -> divergence.Divergence:
     return divergence.compare(right, other, plain)
 
 
-def copy_companions(base: Path, folder: Path) -> None:
-    """Tokenizer, generation settings and licence texts of the base."""
-    written = {path.name for path in folder.iterdir()}
-    for path in sorted(base.iterdir()):
-        weights = path.name == INDEX or path.suffix == ".safetensors"
-        wanted = is_wanted(path.name) and not weights and path.name != SOURCE
-        if path.is_file() and wanted and path.name not in written:
-            shutil.copyfile(path, folder / path.name)
-    for path in card.legal_files(base):
-        if path.name not in written:
-            shutil.copyfile(path, folder / path.name)
-
-
 def write_card(
     folder: Path,
     kind: str,
@@ -304,7 +290,7 @@ def write_card(
         scores=scores,
         file=file,
     )
-    (folder / card.CARD_FILE).write_text(card.render(facts), encoding="utf-8")
+    (folder / CARD_FILE).write_text(card.render(facts), encoding="utf-8")
     if base.licence_id == card.LLAMA_2 and not (folder / "NOTICE").exists():
         (folder / "NOTICE").write_text(card.LLAMA_2_NOTICE, encoding="utf-8")
     # A model is known by its weights: the origin travels with it.

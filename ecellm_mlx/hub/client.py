@@ -21,20 +21,15 @@ from typing import TYPE_CHECKING, Any
 from ecellm_mlx import __version__
 from ecellm_mlx.errors import HubError
 from ecellm_mlx.files import storage_errors
+from ecellm_mlx.models.folder import is_wanted
 from ecellm_mlx.models.registry import ModelName
 from ecellm_mlx.models.source import RemoteFile, Source
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-# Only the root of a repository: its folders hold other formats (onnx/, original/).
-# Only model*: some repositories carry the weights twice (consolidated.safetensors).
-WANTED = re.compile(
-    r"model[\w.-]*\.safetensors|tokenizer[\w.-]*|\w[\w.-]*\.(json|model|txt|jinja)", re.ASCII
-)
 # Rows of a dataset, and the judgments that ranking rows lack.
 ROWS = re.compile(r"(train|val|validation|test|label)\.jsonl?")
-UNWANTED = re.compile(r".*\.(bin|pt|pth|gguf|onnx|h5|msgpack|py)(\.index\.json)?")
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 RETRIES = 5
 RETRY_WAIT_S = 1.0
@@ -85,7 +80,8 @@ class HubClient:
                 ) from error
         names = [s.rfilename for s in info.siblings or []]
         kind = self.name.kind
-        wanted = [s for s in info.siblings or [] if is_wanted(s.rfilename, kind)]
+        belongs = ROWS.fullmatch if kind == "dataset" else is_wanted
+        wanted = [s for s in info.siblings or [] if belongs(s.rfilename)]
         if kind == "dataset" and not wanted:
             raise HubError(
                 f"{repo} has no rows that can be used",
@@ -233,13 +229,6 @@ class HubClient:
                 got=_first_line(error),
                 cure="check the connection and HF_ENDPOINT, then pull again",
             ) from error
-
-
-def is_wanted(path: str, kind: str = "model") -> bool:
-    """Whether a pull fetches the file ``path`` of a repository."""
-    if kind == "dataset":
-        return bool(ROWS.fullmatch(path))
-    return bool(WANTED.fullmatch(path)) and not UNWANTED.fullmatch(path)
 
 
 def _remote_file(sibling: RepoSibling) -> RemoteFile:

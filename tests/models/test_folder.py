@@ -12,7 +12,7 @@ import pytest
 
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import ModelError
-from ecellm_mlx.models import importing, loading
+from ecellm_mlx.models import folder, loading
 from ecellm_mlx.models.fingerprint import base_fingerprint
 
 TOKENS = mx.array([[5, 400, 77, 1234, 9]])
@@ -73,5 +73,5 @@ def test_what_cannot_be_used_is_refused(
     shutil.copytree(tiny, source)
     damage(source)
     with pytest.raises(ModelError, match=message):
-        importing.copy_folder(source, tmp_path / "copy")
+        folder.copy_folder(source, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
