@@ -8,7 +8,7 @@ from typing import Any
 from ecellm_mlx.device import backend  # noqa: F401
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.export import card
-from ecellm_mlx.export.fuse import Opened, open_base
+from ecellm_mlx.export.weights import Opened, open_base
 from ecellm_mlx.export.write import Source, Written, write_card
 
 from converters.folders import check_space, new_folder

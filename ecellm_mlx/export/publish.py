@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecellm_mlx.data.prompts import frame_for
 from ecellm_mlx.errors import EcellmError, HubError, UsageError
-from ecellm_mlx.export import card
+from ecellm_mlx.export import card, card_text
 from ecellm_mlx.hub.client import http_error
 from ecellm_mlx.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE, folder_of
 from ecellm_mlx.models.fingerprint import verify_safetensors
@@ -200,7 +200,7 @@ def _generated_card(folder: Path) -> str | None:
     if not recorded.get("name"):
         return None
     values = config["lora_parameters"]
-    return card.render(
+    return card_text.render(
         card.Provenance(
             kind="mlx-adapter",
             base=card.base_of(str(recorded["name"]), None),

@@ -1,6 +1,6 @@
 """Write whole models: fused, quantized, or in the layout of Hugging Face.
 
-All three are one walk over a base's weights (``fusing``) with a choice for each of how
+All three are one walk over a base's weights (``export.weights``) with a choice for each of how
 it is stored (``converters.merged``), into a folder that appears only when it is whole.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 from ecellm_mlx.data.prompts import frame_for
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import UsageError
-from ecellm_mlx.export import card, divergence
-from ecellm_mlx.export.fuse import Opened, open_base
+from ecellm_mlx.export import card, card_text, divergence
+from ecellm_mlx.export.weights import Opened, open_base
 from ecellm_mlx.models import loading, registry
 from ecellm_mlx.models.adapter_files import CONFIG_FILE, base_name, folder_of
 from ecellm_mlx.models.fingerprint import base_fingerprint
@@ -290,7 +290,7 @@ def write_card(
         scores=scores,
         file=file,
     )
-    (folder / CARD_FILE).write_text(card.render(facts), encoding="utf-8")
+    (folder / CARD_FILE).write_text(card_text.render(facts), encoding="utf-8")
     if base.licence_id == card.LLAMA_2 and not (folder / "NOTICE").exists():
         (folder / "NOTICE").write_text(card.LLAMA_2_NOTICE, encoding="utf-8")
     # A model is known by its weights: the origin travels with it.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ecellm_mlx.data.prompts import Frame
-from ecellm_mlx.export import card
+from ecellm_mlx.export import card, card_text
 
 
 def test_metrics_of_an_evaluation_stand_on_the_card(
@@ -29,7 +29,7 @@ def test_metrics_of_an_evaluation_stand_on_the_card(
         "hf", card.Base("llama", None, ()), Frame.ALPACA, "float32", {"metrics": {}},
         scores=(scores,),
     )  # fmt: skip
-    text = card.render(facts)
+    text = card_text.render(facts)
     assert "2 rows on a subset: not comparable to the paper" in text
     assert "| Sentiment_Analysis | IND_Diverse_Instruction | valid | macro F1 |" in text
     written = (out / "README.md").read_text()
@@ -53,7 +53,7 @@ def test_licences_of_the_base_are_kept(name: str, licence: str, says: str) -> No
     base = card.base_of(name, None)
     assert base.licence_id == licence
     facts = card.Provenance("gguf", base, Frame.ALPACA, "GGUF F16", file="x.gguf")
-    text = card.render(facts)
+    text = card_text.render(facts)
     assert says in text
     assert f"license: {licence}\n" in text
     assert "FROM ./x.gguf" in text

@@ -22,6 +22,7 @@ from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, 
 
 from converters.gguf_adapter import Update
 from converters.merged import Stored, Weight, fused
+from converters.names import natural
 
 WRAPPED = ("linear", "embedding")
 
@@ -77,17 +78,17 @@ def open_base(base: str | Path, adapter: Path | None = None) -> Opened:
     ecellm: dict[str, Any] = {}
     if adapter is not None:
         ecellm = lora.load(model, adapter, base=base_fingerprint(path)).ecellm
-    found = list(_weights(model))
-    _check_complete(model, found)
+    weights = list(_weights(model))
+    _check_complete(model, weights)
     quantization = config.get("quantization") or {}
-    names = {weight.name for weight in found}
+    names = {weight.name for weight in weights}
     return Opened(
         path,
         config,
         _stored_dtype(model),
         quantization.get("group_size"),
         "lm_head.weight" not in names if "model.embed_tokens.weight" in names else None,
-        found,
+        weights,
         _updates(model),
         ecellm,
     )
@@ -97,7 +98,7 @@ def _weights(model: nn.Module) -> Iterator[Weight]:
     """All tensors in model order; those of a wrapped layer under the wrapper's path."""
     modules = dict(model.named_modules())
     inside: set[str] = set()
-    for path in sorted(modules, key=lora._natural):
+    for path in sorted(modules, key=natural):
         module = modules[path]
         if path in inside:
             continue
@@ -118,7 +119,7 @@ def _updates(model: nn.Module) -> dict[str, Update]:
             float(layers[path].scale),
             "m" in layers[path],
         )
-        for path in sorted(layers, key=lora._natural)
+        for path in sorted(layers, key=natural)
     }
 
 
@@ -178,9 +179,9 @@ def _fused(
     return fused(weight(), a, b, scale, magnitude, embedding=embedding)
 
 
-def _check_complete(model: nn.Module, found: list[Weight]) -> None:
+def _check_complete(model: nn.Module, weights: list[Weight]) -> None:
     """Refuse an architecture that keeps tensors where they would be lost."""
-    names = {weight.name for weight in found}
+    names = {weight.name for weight in weights}
     lost = []
     for name, _ in tree_flatten(model.parameters()):
         path, _, key = name.rpartition(".")
