@@ -247,8 +247,8 @@ def get(model_type: object) -> Architecture | None:
 
 def has_layout(model_type: object, layout: Layout) -> bool:
     """Whether layers of the family may be named in that way."""
-    found = get(model_type)
-    return layout == "native" or (found is not None and layout in found.layouts)
+    family = get(model_type)
+    return layout == "native" or (family is not None and layout in family.layouts)
 
 
 def with_known_names(model_type: str) -> Architecture:
@@ -257,8 +257,8 @@ def with_known_names(model_type: str) -> Architecture:
     Raises:
         ConversionError: the table has none; a guessed name would be a silent no-op.
     """
-    if found := get(model_type):
-        return found
+    if family := get(model_type):
+        return family
     raise ConversionError(
         f"nothing says how Hugging Face names the layers of {model_type!r}: it is none of "
         f"{', '.join(ARCHITECTURES)}; install PyTorch, or give a base from the hub."
@@ -271,14 +271,14 @@ def exported_to_hf(model_type: str) -> Architecture:
     Raises:
         ConversionError: it cannot.
     """
-    found = get(model_type)
-    if found is None or not found.hf_class:
+    family = get(model_type)
+    if family is None or not family.hf_class:
         names = (name for name, entry in ARCHITECTURES.items() if entry.hf_class)
         raise ConversionError(
             f"models of the architecture {model_type!r} cannot be exported; supported are "
             f"{', '.join(names)}: fuse to MLX with `ecellm adapters fuse` instead."
         )
-    return found
+    return family
 
 
 def exported_to_gguf(model_type: str) -> Gguf:
@@ -287,14 +287,14 @@ def exported_to_gguf(model_type: str) -> Gguf:
     Raises:
         ConversionError: it is not written as GGUF.
     """
-    found = get(model_type)
-    if found is None or found.gguf is None:
+    family = get(model_type)
+    if family is None or family.gguf is None:
         names = (name for name, entry in ARCHITECTURES.items() if entry.gguf)
         raise ConversionError(
             f"GGUF export does not support the architecture {model_type!r}; supported are "
             f"{', '.join(names)}: use `ecellm export hf` instead."
         )
-    return found.gguf
+    return family.gguf
 
 
 def imported_from_gguf(name: object) -> str | None:

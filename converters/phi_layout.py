@@ -79,12 +79,12 @@ def legacy_name(native: str) -> str:
 
 def legacy_layers(native: Mapping[str, Layer]) -> dict[str, Layer]:
     """The layers of the old layout that stand for ``native`` ones."""
-    found: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
     for name, layer in native.items():
         legacy = legacy_name(name)
-        out = layer.out + (found[legacy].out if legacy in found else 0)
-        found[legacy] = Layer(layer.kind, out, layer.width)
-    return found
+        out = layer.out + (layers[legacy].out if legacy in layers else 0)
+        layers[legacy] = Layer(layer.kind, out, layer.width)
+    return layers
 
 
 def split(

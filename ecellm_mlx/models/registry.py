@@ -254,8 +254,8 @@ def resolve(model: str, workspace: Workspace | None = None) -> Path:
     path = Path(model).expanduser()
     if model and (path / "config.json").is_file():
         return path
-    if found := _installed_folder(model, (workspace or workspaces.current()).models):
-        return found
+    if folder := _installed_folder(model, (workspace or workspaces.current()).models):
+        return folder
     name, _, revision = model.partition("@")
     if card := REGISTRY.get(name):
         install = f"ecellm models pull {model}" if revision else card.install

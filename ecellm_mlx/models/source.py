@@ -42,8 +42,8 @@ class RemoteFile:
         expected = self.sha256 or self.git_sha1
         if expected is None:
             return ""
-        found = _digest(local, git=self.sha256 is None)
-        return "" if found == expected else f"expected checksum {expected}, got {found}"
+        digest = _digest(local, git=self.sha256 is None)
+        return "" if digest == expected else f"expected checksum {expected}, got {digest}"
 
 
 @dataclass(frozen=True)
