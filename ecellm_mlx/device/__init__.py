@@ -14,7 +14,8 @@ stands in them.
     cpu/       the extras of the Linux CPU backend, and all that they replace in mlx-lm
     runtime    facts of the machine: backend, memory, cores, conditions
     blas       a fast BLAS, loaded before mlx
-    mac        battery, and Metal's limits
+    mac        what only a Mac or a laptop has: battery, sleep, memory pressure, heat
+    failures   what a GPU's errors mean, for a person
     backend    the one door to mlx itself
 """
 

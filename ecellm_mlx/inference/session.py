@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from ecellm_mlx.data.rows import Row
+from ecellm_mlx.device import failures
 from ecellm_mlx.errors import EcellmError, UsageError
 from ecellm_mlx.inference.chat import as_chat
 from ecellm_mlx.inference.stops import Stops
@@ -76,12 +77,9 @@ class Session:
             )
         except EcellmError as error:
             self._emit(id=key, event="error", message=str(error))
-        except MemoryError:
-            self._emit(id=key, event="error", message="Out of memory; use a smaller model.")
         except Exception as error:  # noqa: BLE001 - the boundary of a process: nothing is above it
-            self._emit(
-                id=key, event="error", message=f"Unexpected {type(error).__name__}: {error}."
-            )
+            meaning = failures.explain(error) or f"unexpected {type(error).__name__}: {error}"
+            self._emit(id=key, event="error", message=f"{meaning[0].upper()}{meaning[1:]}.")
 
     def _load(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         began = time.perf_counter()

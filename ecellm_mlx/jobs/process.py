@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx import workspace
+from ecellm_mlx.device import failures, mac
 from ecellm_mlx.errors import DiskFullError, EcellmError, JobError
 from ecellm_mlx.files import ensure_folder, remove_torn, storage_errors, write_json
 from ecellm_mlx.jobs.context import JobContext, StopRequested
@@ -37,6 +38,8 @@ KINDS = {
     "match": "ecellm_mlx.matching.job:run_job",
 }
 GIVEN_WAY, LOWEST_PRIORITY = 5, 19  # nice values
+# Whoever started a job of this length is at something else when it ends.
+LONG_JOB_S = 600.0
 VERSIONED = ("ecellm-mlx", "mlx", "mlx-lm", "transformers", "numpy")
 
 
@@ -111,6 +114,7 @@ def start(run: RunDirectory) -> subprocess.Popen[bytes]:
             cwd=run.path,
         )
     give_way(process.pid)
+    mac.keep_awake(process.pid)
     # Linux may share out time by sessions first; the job's is its own.
     with contextlib.suppress(OSError):
         Path(f"/proc/{process.pid}/autogroup").write_text(str(GIVEN_WAY), encoding="ascii")
@@ -175,11 +179,14 @@ def execute(run: RunDirectory) -> int:
             # Only this process writes it from here on.
             remove_torn(run.status_file)
             context = JobContext(run)
+            began = time.monotonic()
             try:
                 with context.signals():
                     return _execute_locked(context)
             finally:
                 context.close()
+                if time.monotonic() - began >= LONG_JOB_S:
+                    mac.notify("ecellm", f"{run.path.name}: {context.status.state}")
     except EcellmError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
@@ -194,12 +201,12 @@ def _execute_locked(context: JobContext) -> int:
         outcome, results = str(State.STOPPED), {}
     except EcellmError as error:
         return _fail(context, str(error))
-    except MemoryError:
-        return _fail(
-            context, "out of memory; use a smaller micro_batch_size or a smaller model."
-        )
     except Exception as error:  # noqa: BLE001 - the boundary of a process: nothing is above it
         traceback.print_exc()
+        if meaning := failures.explain(error):
+            return _fail(
+                context, f"{meaning}; then go on with `ecellm resume {context.run.path}`."
+            )
         return _fail(
             context,
             f"unexpected {type(error).__name__}: {error}; the traceback is in "
