@@ -180,6 +180,21 @@ class BatchCache:
         return result
 
 
+def best_width(counts: Sequence[int], overhead: int) -> int:
+    """Tokens that rows read in one padded pass, at most; row i has ``counts[i]`` pending.
+
+    A pass costs a fixed part and one for each row and column, used or not. Where one
+    row has a long forced run and the others a token each, it is cheaper to read the
+    run bit by bit along with their tokens. The width with most tokens per cost wins.
+    ``overhead`` is the fixed part, in tokens.
+    """
+
+    def rate(width: int) -> float:
+        return sum(min(n, width) for n in counts) / (overhead + len(counts) * width)
+
+    return max(sorted({n for n in counts if n}, reverse=True), key=rate)
+
+
 def _with_room(buffer: mx.array | None, new: mx.array, used: int, end: int) -> mx.array:
     if buffer is not None and end <= buffer.shape[2]:
         return buffer

@@ -15,7 +15,7 @@ from typing import Any
 from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx, nn, tree_flatten
 from ecellm_mlx.device.dequantize import dequantize
-from ecellm_mlx.device.padded import BatchCache
+from ecellm_mlx.device.padded import BatchCache, best_width
 from ecellm_mlx.device.protocol import (
     Batch,
     Forward,
@@ -99,21 +99,25 @@ class Plain:
 
     def forwards(self, model: nn.Module, layers: int) -> list[Forward]:
         """Padded passes, one after the other."""
-        return [Padded(layers)]
+        return [Padded(layers, self.traits.pass_overhead_tokens)]
 
 
 class Padded:
     """Rows of different lengths in one pass, as wide as the widest; see ``padded``."""
 
-    pads = True
     cores = 1
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, overhead_tokens: int) -> None:
         self._layers = layers
+        self._overhead_tokens = overhead_tokens
 
     def cache(self, rows: int) -> BatchCache:
         """An empty cache of ``rows`` rows."""
         return BatchCache(self._layers, rows)
+
+    def width(self, counts: Sequence[int]) -> int:
+        """See ``best_width``."""
+        return best_width(counts, self._overhead_tokens)
 
     def run(
         self, passes: Sequence[Sequence[Pass]], read: Callable[[Sequence[Pass]], None]

@@ -156,17 +156,17 @@ class Forward(Protocol):
     """One way to run a model's forward passes over rows of different lengths.
 
     Attributes:
-        pads: whether a pass over uneven rows is as wide as the widest of them.
         cores: how many lists of passes are computed at once.
     """
 
-    @property
-    def pads(self) -> bool: ...
     @property
     def cores(self) -> int: ...
 
     def cache(self, rows: int) -> RowCache:
         """The cache of ``rows`` rows that have read nothing yet."""
+
+    def width(self, counts: Sequence[int]) -> int:
+        """Tokens that rows had best read at once, at most; row i has ``counts[i]`` to read."""
 
     def run(
         self, passes: Sequence[Sequence[Pass]], read: Callable[[Sequence[Pass]], None]

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ecellm_mlx import device
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.device.protocol import RowCache
 from ecellm_mlx.inference.engine import Engine, Logits, Prefilled
@@ -137,9 +136,7 @@ class Decoder:
         assert self._cache is not None
         pending = [row.pending if row else [] for row in self._rows]
         counts = [len(tokens) for tokens in pending]
-        width = max(counts)
-        if self._engine.forward.pads:
-            width = best_width(counts, device.current().traits.pass_overhead_tokens)
+        width = self._engine.forward.width(counts)
         steps = [tokens[:width] for tokens in pending]
         ready = [i for i, tokens in enumerate(pending) if tokens and len(tokens) <= width]
         logits = self._engine.extend(self._cache, steps, ready)
@@ -151,21 +148,6 @@ class Decoder:
             ready_row = self._rows[place]
             assert ready_row is not None
             ready_row.logits = value
-
-
-def best_width(counts: Sequence[int], overhead: int) -> int:
-    """Tokens that rows read in one padded pass, at most; row i has ``counts[i]`` pending.
-
-    A pass costs a fixed part and one for each row and column, used or not. Where one
-    row has a long forced run and the others a token each, it is cheaper to read the
-    run bit by bit along with their tokens. The width with most tokens per cost wins.
-    ``overhead`` is the fixed part, in tokens.
-    """
-
-    def rate(width: int) -> float:
-        return sum(min(n, width) for n in counts) / (overhead + len(counts) * width)
-
-    return max(sorted({n for n in counts if n}, reverse=True), key=rate)
 
 
 def _until_stop(tokens: list[int], stop_ids: frozenset[int]) -> list[int]:

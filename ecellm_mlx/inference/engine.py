@@ -159,7 +159,7 @@ class Engine:
             For each continuation an array of as many values as it has tokens.
         """
         first = _log_softmax(batch.logits)
-        found: list[NDArray[np.float32]] = []
+        result: list[NDArray[np.float32]] = []
         for start in range(0, len(continuations), self.batch_size):
             part = continuations[start : start + self.batch_size]
             values = [[first[row, tokens[0]]] for row, tokens in part]
@@ -173,8 +173,8 @@ class Engine:
                     tokens = part[i][1]
                     rows = _log_softmax(self._logits(states))
                     values[i] += rows[np.arange(len(tokens) - 1), list(tokens[1:])].tolist()
-            found += [np.array(v, np.float32) for v in values]
-        return found
+            result += [np.array(v, np.float32) for v in values]
+        return result
 
     def _problem(self) -> ModelError | None:
         """Compare uneven rows of a batch with the plain model; sets ``vocab_size``.
@@ -209,13 +209,14 @@ class Engine:
         self.extend(cache, [row[:-1] for row in rows])
         got = self.extend(cache, [row[-1:] for row in rows]).astype(mx.float32)
         self.vocab_size = int(got.shape[-1])
-        found = []
+        differences = []
         for logits, row in zip(got, rows, strict=True):
             expected = self.model(mx.array(row)[None])[0, -1].astype(mx.float32)
             largest = mx.maximum(mx.abs(expected).max(), 1e-6)
-            found.append(scalar(mx.abs(logits - expected).max() / largest))
+            differences.append(scalar(mx.abs(logits - expected).max() / largest))
         # NaN is no agreement, and max would lose it.
-        return max(found) if all(map(math.isfinite, found)) else math.inf
+        finite = all(map(math.isfinite, differences))
+        return max(differences) if finite else math.inf
 
     def _with_prefixes(
         self,
@@ -252,12 +253,12 @@ class Engine:
             What ``_hidden`` gives for each row's last token, (1, hidden), or for
             ``every`` one of its tokens, (T, hidden); None for a row without any.
         """
-        found: list[list[mx.array]] = [[] for _ in continuations]
+        read: list[list[mx.array]] = [[] for _ in continuations]
         parts = cache.passes(continuations, self.forward.cores)
         # Only what this thread is about to use may be left to be computed later.
         lazy = len(parts) == 1 == len(parts[0])
 
-        def read(passes: Sequence[Pass]) -> None:
+        def run(passes: Sequence[Pass]) -> None:
             for each in passes:
                 states = self._hidden(mx.array(each.tokens), each.layers).flatten(0, 1)
                 kept = {
@@ -270,10 +271,10 @@ class Engine:
                     kept = {row: mx.contiguous(part) for row, part in kept.items()}
                     mx.eval(kept)
                 for row, part in kept.items():
-                    found[row].append(part)
+                    read[row].append(part)
 
-        self.forward.run(parts, read)
-        return [mx.concatenate(mine) if mine else None for mine in found]
+        self.forward.run(parts, run)
+        return [mx.concatenate(states) if states else None for states in read]
 
     def _hidden(self, tokens: mx.array, layers: Sequence[Any]) -> mx.array:
         """Hidden states (B, T, hidden) where the model splits, else its logits."""

@@ -15,6 +15,7 @@ from ecellm_mlx.device import cpu, runtime
 from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.device.cpu import packed
 from ecellm_mlx.device.cpu.packed import PackedCache, divided
+from ecellm_mlx.device.padded import BatchCache
 from ecellm_mlx.device.protocol import RowCache
 from ecellm_mlx.inference.engine import Engine, Prompt
 from ecellm_mlx.models import loading
@@ -176,11 +177,11 @@ def test_a_model_with_an_attention_of_its_own_is_read_padded(
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
     model = loading.load(tiny).model
-    assert not Engine(model).forward.pads
+    assert isinstance(Engine(model).new_cache(1), PackedCache)
     # As if the model's file had no function that the host's could take the place of.
     monkeypatch.setattr(module.Attention, "__call__", _renamed(module, own))
     engine = Engine(model)
-    assert engine.forward.pads
+    assert isinstance(engine.new_cache(1), BatchCache)
     rows = drawn(20, 3, 9)
     check(model, engine.extend(engine.new_cache(3), rows), rows)
 

@@ -53,13 +53,21 @@ def question(product: str = "a lamp") -> Row:
     return Row("q", "Answer.", value, None, "", "Answer_Generation", "own", "test")
 
 
-@pytest.mark.parametrize(("name", "per_task"), [("tiny_base", 3), ("base", 1)])
+@pytest.mark.parametrize(
+    ("name", "per_task", "path"),
+    [("tiny_base", 3, "auto"), ("tiny_base", 3, "plain"), ("base", 1, "auto")],
+)
 def test_company_and_order_change_no_answer(
-    name: str, per_task: int, request: pytest.FixtureRequest
+    name: str,
+    per_task: int,
+    path: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Batches of one and of 16, float32. Products of other shapes round differently, by
     some 1e-6 of a logit, so only answers that tie to that degree could differ."""
     base = request.getfixturevalue(name)
+    monkeypatch.setenv("ECELLM_DEVICE", path)
     rows = sample_rows(per_task)
     both = (Decoding.VALID, Decoding.PAPER) if name == "tiny_base" else (Decoding.VALID,)
     together = by_row(list(Answerer(base, batch_size=16, seed=7).answer(rows, both)))
@@ -73,6 +81,7 @@ def test_company_and_order_change_no_answer(
     assert again == together
 
 
+@pytest.mark.usefixtures("both_paths")
 def test_closed_answers_have_a_probability_for_each_option(tiny_base: LoadedModel) -> None:
     rows = [r for r in sample_rows(2) if TASKS[r.task].kind is not Kind.EXTRACTION]
     answers = list(Answerer(tiny_base).answer(rows))
@@ -109,6 +118,7 @@ def test_rows_are_scored_against_any_closed_list(base: LoadedModel, scoring: str
             Answerer(base).choose(rows[:1], [wrong])
 
 
+@pytest.mark.usefixtures("both_paths")
 def test_mean_scoring_equals_the_plain_models_log_probabilities(
     tiny_base: LoadedModel,
 ) -> None:
@@ -134,6 +144,7 @@ def test_mean_scoring_equals_the_plain_models_log_probabilities(
     assert answer.options == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("ranking", list(Ranking))
 def test_rankings_equal_a_search_over_all_orders(
     tiny_base: LoadedModel, ranking: Ranking

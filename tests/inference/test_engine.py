@@ -10,10 +10,11 @@ import pytest
 
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.device.cpu.packed import PackedLayer
+from ecellm_mlx.device.padded import best_width
 from ecellm_mlx.device.protocol import UnsuitedError
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.inference import engine, sampling
-from ecellm_mlx.inference.decoding import Decoder, Rule, best_width
+from ecellm_mlx.inference.decoding import Decoder, Rule
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt, common_prefix
 from ecellm_mlx.models import loading
 
@@ -22,9 +23,11 @@ PREAMBLE = tuple(RNG.integers(20, 4000, 30).tolist())
 HEADS = [tuple(RNG.integers(20, 4000, n).tolist()) for n in (12, 25)]
 
 
-@pytest.fixture(params=["packed", "padded"])
+@pytest.fixture(params=["packed", "padded", "plain"])
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows packed where the device can, and padded as on all others."""
+    """Rows packed where the device can, padded there, and padded as on all others."""
+    if request.param == "plain":
+        monkeypatch.setenv("ECELLM_DEVICE", "plain")
     if request.param == "padded":
 
         def refuse(*_: object) -> None:

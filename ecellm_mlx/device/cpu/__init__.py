@@ -26,7 +26,7 @@ from ecellm_mlx.device.cpu.gradients import recomputed_block
 from ecellm_mlx.device.cpu.packed import PASS_TOKENS, PackedCache
 from ecellm_mlx.device.cpu.quantized import CrossoverEmbedding, CrossoverLinear, use_crossover
 from ecellm_mlx.device.cpu.replaced import Replacements, for_inference
-from ecellm_mlx.device.padded import BatchCache
+from ecellm_mlx.device.padded import BatchCache, best_width
 from ecellm_mlx.device.plain import Plain
 from ecellm_mlx.device.protocol import Forward, Pass, RowCache
 from ecellm_mlx.device.traits import CPU
@@ -63,8 +63,13 @@ class Cpu(Plain):
             return BatchCache(layers, rows, additive=True)
 
         return [
-            HostForward(host, cores, packed, pads=False),
-            HostForward(host, cores, padded, pads=True),
+            HostForward(host, cores, lambda rows: PackedCache(layers, rows, tokens), max),
+            HostForward(
+                host,
+                cores,
+                lambda rows: BatchCache(layers, rows, additive=True),
+                lambda counts: best_width(counts, self.traits.pass_overhead_tokens),
+            ),
         ]
 
 
@@ -76,13 +81,12 @@ class HostForward:
         host: Replacements,
         cores: CoreThreads,
         cache: Callable[[int], RowCache],
-        *,
-        pads: bool,
+        width: Callable[[Sequence[int]], int],
     ) -> None:
         self._host = host
         self._cores = cores
         self.cache = cache
-        self.pads = pads
+        self.width = width
 
     @property
     def cores(self) -> int:

@@ -134,11 +134,11 @@ class PackedCache:
     def buffer(self, layer: int, keys: mx.array, values: mx.array) -> _Buffer:
         """The layer's buffer, made if need be to hold arrays (…, heads, …, dim) like these."""
         with self._lock:
-            found = self._buffers[layer]
-            if found is None:
-                found = _Buffer.empty(len(self.lengths), self._capacity, (keys, values))
-                self._buffers[layer] = found
-            return found
+            buffer = self._buffers[layer]
+            if buffer is None:
+                buffer = _Buffer.empty(len(self.lengths), self._capacity, (keys, values))
+                self._buffers[layer] = buffer
+            return buffer
 
     def _own(self, columns: int) -> None:
         """Have columns of its own, so many at least."""
