@@ -94,6 +94,7 @@ def choose_rows(data: list[Path] | None, tasks: list[str] | None, count: int) ->
 
 
 def compare(arguments: argparse.Namespace, rows: list[Any], folder: Path) -> list[Any]:
+    from ecellm_mlx import device
     from ecellm_mlx.device import backend  # first of all that imports mlx
     from ecellm_mlx.export import write
     from ecellm_mlx.models import registry
@@ -125,7 +126,10 @@ def compare(arguments: argparse.Namespace, rows: list[Any], folder: Path) -> lis
             measured[peer] = faster(measured.get(peer, results), results)
             print(f"{protocol}: {peer} done", file=sys.stderr)
         batch = arguments.batch_size
-        print(f"\n{protocol}: {len(rows)} rows, batch {batch}, float32, BLAS {blas}")
+        print(
+            f"\n{protocol}: {len(rows)} rows, batch {batch}, float32, BLAS {blas}, ours on "
+            f"{device.name()}"
+        )
         print(
             f"{'task':6}{'peer':14}{'rows/s':>8}{'ours is':>9}{'rows/CPU s':>12}{'ours is':>9}"
             f"{'tokens':>8}{'invalid':>9}"
@@ -141,7 +145,8 @@ def compare(arguments: argparse.Namespace, rows: list[Any], folder: Path) -> lis
                     f"{find(task).short:6}{peer:12}{''.join(cells)}"
                     f"{figure['tokens']:8}{figure['invalid']:>6}/{figure['n']}"
                 )
-                named = {"protocol": protocol, "task": task, "peer": peer, "blas": blas}
+                named = {"protocol": protocol, "task": task, "peer": peer, "blas": blas,
+                         "device": device.name()}  # fmt: skip
                 figures.append({**named, **figure})
     return figures
 
