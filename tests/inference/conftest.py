@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.fixture(params=["auto", "plain"])
-def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def each_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With the extras of this machine's backend, and by MLX as it is."""
     monkeypatch.setenv("ECELLM_DEVICE", request.param)
     return str(request.param)

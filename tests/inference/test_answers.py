@@ -81,7 +81,7 @@ def test_company_and_order_change_no_answer(
     assert again == together
 
 
-@pytest.mark.usefixtures("both_paths")
+@pytest.mark.usefixtures("each_path")
 def test_closed_answers_have_a_probability_for_each_option(tiny_base: LoadedModel) -> None:
     rows = [r for r in sample_rows(2) if TASKS[r.task].kind is not Kind.EXTRACTION]
     answers = list(Answerer(tiny_base).answer(rows))
@@ -118,7 +118,7 @@ def test_rows_are_scored_against_any_closed_list(base: LoadedModel, scoring: str
             Answerer(base).choose(rows[:1], [wrong])
 
 
-@pytest.mark.usefixtures("both_paths")
+@pytest.mark.usefixtures("each_path")
 def test_mean_scoring_equals_the_plain_models_log_probabilities(
     tiny_base: LoadedModel,
 ) -> None:
@@ -144,7 +144,7 @@ def test_mean_scoring_equals_the_plain_models_log_probabilities(
     assert answer.options == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.usefixtures("both_paths")
+@pytest.mark.usefixtures("each_path")
 @pytest.mark.parametrize("ranking", list(Ranking))
 def test_rankings_equal_a_search_over_all_orders(
     tiny_base: LoadedModel, ranking: Ranking

@@ -92,7 +92,7 @@ def prompts() -> list[Prompt]:
     ]
 
 
-@pytest.mark.usefixtures("both_paths")
+@pytest.mark.usefixtures("each_path")
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {REFUSED}))
 def test_batches_equal_the_plain_model(kind: str) -> None:
     model = build(kind)
@@ -111,7 +111,7 @@ def test_batches_equal_the_plain_model(kind: str) -> None:
             sequence.append(token)
 
 
-@pytest.mark.usefixtures("both_paths")
+@pytest.mark.usefixtures("each_path")
 def test_attention_that_takes_no_mask_of_one_row_each_is_refused() -> None:
     with pytest.raises(ModelError, match="rows of different lengths"):
         Engine(build(REFUSED))

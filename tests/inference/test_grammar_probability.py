@@ -39,7 +39,7 @@ def test_choices_multiply_and_forced_tokens_are_certain(smollm2: Path) -> None:
     assert 0 < matcher.probability < 1
 
 
-@pytest.mark.usefixtures("both_paths")
+@pytest.mark.usefixtures("each_path")
 def test_attribute_lists_have_a_probability_of_their_own(tiny: Path) -> None:
     found = rows.load(sample.folder() / "test.jsonl", tasks=["AVE"])[:1]
     answerer = Answerer(loading.load(str(tiny)), batch_size=2)
