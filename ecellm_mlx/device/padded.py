@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecellm_mlx.device.backend import mx
-from ecellm_mlx.device.protocol import Pass, Piece
+from ecellm_mlx.device.protocol import Pass, Span
 
 HOLE = -1
 # Added to the score of a column that is not seen: far below any score, yet finite, as
@@ -92,8 +92,8 @@ class BatchCache:
         for row, tokens in enumerate(continuations):
             padded[row, : len(tokens)] = tokens
         self._begin(counts)
-        pieces = [Piece(row, row * width, n, last=True) for row, n in enumerate(counts) if n]
-        return [[Pass(padded, self.layers, pieces)]]
+        spans = [Span(row, row * width, n, last=True) for row, n in enumerate(counts) if n]
+        return [[Pass(padded, self.layers, spans)]]
 
     def _begin(self, counts: Sequence[int]) -> None:
         """Announce a forward pass over max(counts) columns, of which row i fills counts[i]."""

@@ -97,7 +97,7 @@ class KeyedMask(Protocol):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Span:
     """``count`` tokens of ``row`` that a pass reads, one after the other, at ``start``.
 
     Places count all tokens of the pass in order, batch by batch. ``last`` says that the
@@ -121,7 +121,7 @@ class Pass:
 
     tokens: NDArray[np.int32]
     layers: Sequence[Any]
-    pieces: Sequence[Piece]
+    spans: Sequence[Span]
 
 
 class RowCache(Protocol):

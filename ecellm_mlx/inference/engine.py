@@ -262,9 +262,9 @@ class Engine:
             for each in passes:
                 states = self._hidden(mx.array(each.tokens), each.layers).flatten(0, 1)
                 kept = {
-                    p.row: states[p.start if every else p.end - 1 : p.end]
-                    for p in each.pieces
-                    if every or p.last
+                    span.row: states[span.start if every else span.end - 1 : span.end]
+                    for span in each.spans
+                    if every or span.last
                 }
                 if not lazy:
                     # A copy, which does not keep the rest of the pass in memory.

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.device.cpu.softmax import exponentials
 from ecellm_mlx.device.padded import GROWTH, UNSEEN
-from ecellm_mlx.device.protocol import Pass, Piece
+from ecellm_mlx.device.protocol import Pass, Span
 from ecellm_mlx.device.traits import CPU
 
 # Tokens of a pass, at most. Longer ones push each other's arrays out of the cache.
@@ -99,16 +99,16 @@ class PackedCache:
             passes = []
             for cut in _cut([(row, counts[row]) for row in rows], self._pass_tokens):
                 tokens: list[int] = []
-                pieces, starts = [], []
+                spans, starts = [], []
                 for row, count in cut:
                     begin, end = done[row], done[row] + count
-                    pieces.append(Piece(row, len(tokens), count, last=end == counts[row]))
+                    spans.append(Span(row, len(tokens), count, last=end == counts[row]))
                     starts.append(int(self.lengths[row]) + begin)
                     tokens += continuations[row][begin:end]
                     done[row] = end
-                extent = _Extent(pieces, starts)
+                extent = _Extent(spans, starts)
                 layers = [PackedLayer(self, n, extent) for n in range(len(self._buffers))]
-                passes.append(Pass(np.array(tokens, np.int32)[:, None], layers, pieces))
+                passes.append(Pass(np.array(tokens, np.int32)[:, None], layers, spans))
             result.append(passes)
         self.lengths = self.lengths + np.array(counts, np.int32)
         return result
@@ -171,25 +171,25 @@ class PackedCache:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Where the tokens of one pass stand: ``starts`` are its pieces' first columns."""
+    """Where the tokens of one pass stand: ``starts`` are its spans' first columns."""
 
-    pieces: list[Piece]
+    spans: list[Span]
     starts: list[int]
 
     @cached_property
     def rows(self) -> Ints:
         """(N,), the row of each token."""
-        return np.repeat([p.row for p in self.pieces], [p.count for p in self.pieces])
+        return np.repeat([s.row for s in self.spans], [s.count for s in self.spans])
 
     @cached_property
     def steps(self) -> Ints:
-        """(N,), the number of each token in its piece."""
-        return np.concatenate([np.arange(piece.count) for piece in self.pieces])
+        """(N,), the number of each token in its span."""
+        return np.concatenate([np.arange(span.count) for span in self.spans])
 
     @cached_property
     def columns(self) -> Ints:
         """(N,), the column of each token in its row."""
-        return self.steps + np.repeat(self.starts, [p.count for p in self.pieces])
+        return self.steps + np.repeat(self.starts, [s.count for s in self.spans])
 
     @cached_property
     def offsets(self) -> mx.array:
@@ -199,20 +199,20 @@ class _Extent:
     @cached_property
     def grid(self) -> bool:
         """Whether rows are scored together."""
-        return len(self.pieces) > 1 and max(p.count for p in self.pieces) <= GRID_TOKENS
+        return len(self.spans) > 1 and max(s.count for s in self.spans) <= GRID_TOKENS
 
     @cached_property
     def blocks(self) -> list[tuple[int, int, int, int]]:
         """Row, first and last + 1 token in the pass, and column of the first token."""
         return [
             (
-                piece.row,
-                piece.start + begin,
-                piece.start + min(begin + QUERY_BLOCK, piece.count),
+                span.row,
+                span.start + begin,
+                span.start + min(begin + QUERY_BLOCK, span.count),
                 start + begin,
             )
-            for piece, start in zip(self.pieces, self.starts, strict=True)
-            for begin in range(0, piece.count, QUERY_BLOCK)
+            for span, start in zip(self.spans, self.starts, strict=True)
+            for begin in range(0, span.count, QUERY_BLOCK)
         ]
 
 
