@@ -25,7 +25,7 @@ from ecellm_mlx.files import ensure_folder
 from ecellm_mlx.jobs import events
 from ecellm_mlx.models import adapter_files, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
-from ecellm_mlx.tables import Table, plain
+from ecellm_mlx.tables import Table
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,12 @@ def create(
     """Create the run directory of a job with its own ``config`` and the common settings.
 
     Raises:
-        DataError: ``out`` names no format that can be written.
-        StorageError: its folder cannot be written.
+        StorageError: the folder of ``out`` cannot be written.
         ModelError: there is no such model or adapter.
         JobError: see ``check_journal``; or the run directory is in use.
     """
     base = registry.resolve(setup.model) if setup.model else None
     out = setup.out.absolute()
-    plain.check(out)
     ensure_folder(out.parent)
     adapter = str(adapter_files.folder_of(setup.adapter)) if setup.adapter else None
     config = {

@@ -21,7 +21,7 @@ from ecellm_mlx.distributed.shards import journal_path
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.inference.values import parse as parse_values
 from ecellm_mlx.jobs import events
-from ecellm_mlx.tables import Table, open_table
+from ecellm_mlx.tables import Table, check_writable, open_table
 
 __all__ = ["journal_path", "launch", "run_job"]
 
@@ -95,6 +95,7 @@ def launch(
         answering.check_rows(content)
     if out.absolute() == table.absolute():
         raise UsageError(f"--out is the table itself: {table}", cure="give another file")
+    check_writable(content, out)
     config = {
         "table": str(table.absolute()),
         "reading": reading,

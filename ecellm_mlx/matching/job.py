@@ -115,6 +115,7 @@ def launch(
         "one_to_one": one_to_one,
         "review_band": list(review_band) if review_band else None,
     }
+    plain.check(out)
     setup = body.Setup(
         model=model,
         out=out,

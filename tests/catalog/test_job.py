@@ -57,6 +57,21 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     monkeypatch.setattr(jobs.JobContext, "poll", poll)
 
 
+def test_a_table_is_written_in_its_own_format_or_in_one_that_can_be_made_new(
+    tmp_path: Path, tiny: Path
+) -> None:
+    feed = tmp_path / "shop.xml"
+    feed.write_text("<rss><item><title>Red mug</title></item></rss>", encoding="utf-8")
+    asked: dict[str, Any] = {**AVE, "mapping": ["product title=title"], "attributes": ["Color"]}
+    run = job.launch(feed, model=str(tiny), out=tmp_path / "out.xml", **asked)
+    assert run_here(run)[0] == "finished"
+    written = (tmp_path / "out.xml").read_text(encoding="utf-8")
+    assert written.startswith("<rss><item><title>Red mug</title><ecellm_")
+    assert written.endswith("</ecellm_color></item></rss>")
+    with pytest.raises(DataError, match="no table of a known format"):
+        job.launch(sample.catalog(), model=str(tiny), out=tmp_path / "new.xml", **AVE)
+
+
 def test_a_stopped_run_resumes_to_the_same_table(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ async def test_there_is_room_for_one_more_place(
         await pilot.pause()
         line = screen_text(pilot).splitlines()[0]
         for place in more:
-            assert f"{place.key_label} {place.title[:4]}" in line
+            assert f"{place.key_label} {place.title[:3]}" in line
         assert "F1" in line
         items = list(app.screen.query(NavItem))
         assert len(items) == len(more)
