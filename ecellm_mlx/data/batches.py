@@ -7,7 +7,6 @@ position in it is all a checkpoint needs. Knows only lengths, never rows or mode
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -34,7 +33,6 @@ class Batch:
         target_positions: (N,) int32, where in the row its logits are read.
         target_ids: (N,) int32, the token to predict there: the one at the next position.
         real_tokens: how many of the B·T tokens are no padding.
-        numbers: which rows of the micro-batch these are, if they are a part of one.
     """
 
     tokens: NDArray[np.int32]
@@ -42,40 +40,11 @@ class Batch:
     target_positions: NDArray[np.int32]
     target_ids: NDArray[np.int32]
     real_tokens: int
-    numbers: tuple[int, ...] = ()
 
     @property
     def supervised(self) -> int:
         """N, the number of targets."""
         return len(self.target_ids)
-
-    def parts(self, count: int) -> list[Batch]:
-        """Its rows in at most ``count`` batches, of which the largest is as small as can be.
-
-        A part is as wide as its last supervised position asks for: no token behind that
-        bears on the loss. Rows without a target are in no part.
-        """
-        widths = np.zeros(len(self.tokens), np.int64)
-        np.maximum.at(widths, self.target_rows, self.target_positions + 1)
-        rows = np.argsort(widths, kind="stable")
-        rows = rows[widths[rows] > 0]
-        cuts = _even_cuts(widths[rows].tolist(), count)
-        return [self._of(rows[start:end], widths) for start, end in cuts]
-
-    def _of(self, rows: NDArray[np.int64], widths: NDArray[np.int64]) -> Batch:
-        """The batch of these rows, as wide as the widest of them."""
-        rows = np.sort(rows)
-        number = np.full(len(self.tokens), -1, np.int32)
-        number[rows] = np.arange(len(rows))
-        chosen = number[self.target_rows] >= 0
-        return Batch(
-            tokens=self.tokens[rows, : widths[rows].max()],
-            target_rows=number[self.target_rows[chosen]],
-            target_positions=self.target_positions[chosen],
-            target_ids=self.target_ids[chosen],
-            real_tokens=int(widths[rows].sum()),
-            numbers=tuple(rows.tolist()),
-        )
 
 
 def plan(
@@ -121,22 +90,6 @@ def plan(
 
 def _cut(items: list[T], size: int) -> list[list[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _even_cuts(widths: list[int], count: int) -> list[tuple[int, int]]:
-    """Cut rows of rising width into ``count`` ranges whose largest rows × width is least."""
-    unknown: tuple[int, list[int]] = (sys.maxsize, [])
-    # found[n]: the largest range, and where ranges start, when the first n rows make k.
-    found: list[tuple[int, list[int]]] = [(0, []), *([unknown] * len(widths))]
-    for _ in range(min(count, len(widths))):
-        longer = [unknown]
-        for end in range(1, len(widths) + 1):
-            area = [(end - start) * widths[end - 1] for start in range(end)]
-            start = min(range(end), key=lambda n: max(found[n][0], area[n]))
-            longer.append((max(found[start][0], area[start]), [*found[start][1], start]))
-        found = longer
-    starts = found[-1][1]
-    return list(zip(starts, [*starts[1:], len(widths)], strict=True))
 
 
 def padding_share(steps: Plan, lengths: Sequence[int]) -> float:

@@ -7,6 +7,7 @@ parts apart and proves that together they are the model.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ecellm_mlx.device.backend import mx, nn, scalar
@@ -20,15 +21,28 @@ def hidden_states(model: nn.Module, tokens: mx.array, cache: Any = None) -> mx.a
     return model.model(tokens, cache)
 
 
-def head(model: nn.Module) -> nn.Module:
-    """The output layer, or the embedding that is tied to it."""
-    return model.lm_head if "lm_head" in model else model.model.embed_tokens
+@dataclass(frozen=True)
+class Head:
+    """The output layer, or the embedding that is ``tied`` to it, as a function."""
+
+    layer: nn.Module
+    tied: bool
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        """Logits (…, vocab) of hidden states (…, hidden)."""
+        return self.layer.as_linear(hidden) if self.tied else self.layer(hidden)
+
+
+def head(model: nn.Module) -> Head:
+    """What turns hidden states into logits."""
+    if "lm_head" in model:
+        return Head(model.lm_head, tied=False)
+    return Head(model.model.embed_tokens, tied=True)
 
 
 def logits(model: nn.Module, hidden: mx.array) -> mx.array:
-    """Logits (…, vocab) of hidden states, by the output layer or the tied embedding."""
-    layer = head(model)
-    return layer(hidden) if "lm_head" in model else layer.as_linear(hidden)
+    """Logits (…, vocab) of hidden states."""
+    return head(model)(hidden)
 
 
 def split_problem(model: nn.Module) -> str:

@@ -9,12 +9,13 @@ are drawn, and whichever thread or machine computes which rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device.backend import mx, nn
+from ecellm_mlx.device.protocol import Batch
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ class KeyedDropout(nn.Dropout):
             return x
         return (self.mask(x.shape) * x) * (1 / self._p_1)
 
+    def redraw(
+        self, keys: mx.array, extent: Extent, targets: tuple[mx.array, mx.array]
+    ) -> None:
+        """Take the masks of other rows.
+
+        Args:
+            keys: (rows, 2), one for each row.
+            extent: of the micro-batch that they belong to.
+            targets: of each supervised position its row and its number in the row, (N,).
+        """
+        self._keys, self._extent, self._targets = keys, extent, targets
+
     @property
     def share(self) -> float:
         """Share of the elements that are kept: 1 while not training."""
@@ -76,36 +89,40 @@ class KeyedDropout(nn.Dropout):
         )
 
 
-class AdapterDropout:
-    """The dropout of all adapters of a model, which takes its place on construction.
+def attach(model: nn.Module, p: float) -> None:
+    """Give every adapter of ``model`` a keyed dropout in place of its own.
 
     Args:
         model: with adapters attached.
         p: probability of zeroing an element of an adapter's input.
     """
+    for _, module in model.named_modules():
+        if "lora_a" in module and p:
+            module.dropout = KeyedDropout(p)
 
-    def __init__(self, model: nn.Module, p: float) -> None:
-        self._layers: list[KeyedDropout] = []
-        for _, module in model.named_modules():
-            if "lora_a" in module and p:
-                module.dropout = KeyedDropout(p)
-                self._layers.append(module.dropout)
 
-    def reseed(self, seed: int, part: Batch, extent: Extent) -> None:
-        """New masks for the rows of ``part``, which follow from ``seed``.
+class AdapterMasks:
+    """The masks of all keyed dropouts of one model; see ``device.protocol.Masks``."""
 
-        Args:
-            seed: of the micro-batch.
-            part: what is computed next: the micro-batch, or some of its rows.
-            extent: of the micro-batch.
-        """
+    def __init__(self, model: nn.Module) -> None:
+        adapters = [module for _, module in model.named_modules() if "lora_a" in module]
+        self._layers = [m.dropout for m in adapters if isinstance(m.dropout, KeyedDropout)]
+
+    def draw(
+        self, seed: int, batch: Batch, part: Batch | None = None, rows: Sequence[int] = ()
+    ) -> None:
+        """New masks for ``batch``, or for those of its ``rows`` that make up ``part``."""
         if not self._layers:
             return
+        extent = Extent.of(batch)
         keys = mx.random.split(mx.random.key(seed), len(self._layers) * extent.rows)
-        keys = keys.reshape(len(self._layers), extent.rows, -1)[:, mx.array(part.numbers)]
+        keys = keys.reshape(len(self._layers), extent.rows, -1)
+        if part is not None:
+            keys = keys[:, mx.array(list(rows))]
+        target_rows = (part or batch).target_rows
         # A target is the n-th of its row: rows lie one after the other.
-        first = np.searchsorted(part.target_rows, part.target_rows)
-        nth = np.arange(part.supervised, dtype=np.int32) - first
-        targets = (mx.array(part.target_rows), mx.array(nth))
+        first = np.searchsorted(target_rows, target_rows)
+        nth = np.arange(len(target_rows), dtype=np.int32) - first
+        targets = (mx.array(target_rows), mx.array(nth))
         for layer, of_rows in zip(self._layers, keys, strict=True):
-            layer._keys, layer._extent, layer._targets = of_rows, extent, targets
+            layer.redraw(of_rows, extent, targets)

@@ -243,7 +243,7 @@ class Trainer:
         best = True
         if self.val_batches:
             value = validation.validation_loss(
-                self.take_step.rows, self.val_batches, self.group, self._stop_between_batches
+                self.take_step.loss, self.val_batches, self.group, self._stop_between_batches
             )
             self.context.emit(events.EvalMetrics(step=self.state.step, loss=value))
             if not math.isfinite(value):

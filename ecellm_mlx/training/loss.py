@@ -7,8 +7,8 @@ batch (B, T); the output head runs over the N supervised positions only.
 
 from __future__ import annotations
 
-from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device.backend import mx, nn
+from ecellm_mlx.device.protocol import Batch, Head, HeadLoss
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import body
 
@@ -32,28 +32,25 @@ def check_trainable(model: nn.Module) -> None:
         )
 
 
-def negative_log_likelihood(model: nn.Module, batch: Batch) -> mx.array:
-    """Sum over the batch's supervised tokens of −log p(token). Shape: scalar, float32."""
-    hidden = body.hidden_states(model, mx.array(batch.tokens))
-    chosen = hidden[
-        mx.array(batch.target_rows), mx.array(batch.target_positions)
-    ]  # (N, hidden)
-    return head_loss(model, chosen, mx.array(batch.target_ids))
+def head_loss(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
+    """Cross-entropy of what the output head makes of (N, hidden) states, summed."""
+    return cross_entropy(head(hidden).astype(mx.float32), targets)
 
 
-def head_loss(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
-    """Cross-entropy of what the output head makes of (N, hidden) states, summed.
+def negative_log_likelihood(
+    model: nn.Module, batch: Batch, of_head: HeadLoss = head_loss
+) -> mx.array:
+    """Sum over the batch's targets of −log p(token). Shape: scalar, float32.
 
-    On the CPU backend ``host`` puts a function in its place that never has all logits.
+    A device may have a head loss of its own, ``of_head``.
     """
-    return cross_entropy(body.logits(model, hidden).astype(mx.float32), targets)
+    hidden = body.hidden_states(model, mx.array(batch.tokens))  # (B, T, hidden)
+    rows, positions = mx.array(batch.target_rows), mx.array(batch.target_positions)
+    return of_head(body.head(model), hidden[rows, positions], mx.array(batch.target_ids))
 
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Sum of −log softmax(logits)[target] over (N, vocab) logits and (N,) targets.
-
-    On the CPU backend ``host`` puts a function in its place that keeps no copies.
-    """
+    """Sum of −log softmax(logits)[target] over (N, vocab) logits and (N,) targets."""
     chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     return (log_sum_exp(logits) - chosen).sum()
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ecellm_mlx import device
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device.backend import mx, nn, optim, scalar, tree_flatten, tree_map
-from ecellm_mlx.device.cpu.rows import RowThreads
 from ecellm_mlx.distributed import ranks
-from ecellm_mlx.training import schedule
+from ecellm_mlx.training import dropout, schedule
+from ecellm_mlx.training.loss import negative_log_likelihood
 from ecellm_mlx.training.recipe import Recipe
 
 
@@ -50,10 +51,11 @@ class OptimizerStep:
     """Applies steps to a model whose adapter is attached; owns the optimizer.
 
     Attributes:
-        rows: what computes the losses and gradients of the model.
+        loss: summed loss of a batch without dropout.
 
     Args:
-        model: its trainable parameters are updated in place.
+        model: its trainable parameters are updated in place, and its dropout becomes
+            reproducible.
         recipe: rates, clipping, weighting and seed.
         total_steps: length of the schedule.
         group: the ranks that share the micro-batches of each step.
@@ -74,7 +76,12 @@ class OptimizerStep:
             bias_correction=True,
         )
         self.optimizer.init(model.trainable_parameters())
-        self.rows = RowThreads(model, recipe.dropout)
+        dropout.attach(model, recipe.dropout)
+        compute = device.current()
+        self.loss = compute.loss(model, negative_log_likelihood)
+        self._gradient = compute.value_and_grad(
+            model, negative_log_likelihood, dropout.AdapterMasks
+        )
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
         """Do step number ``step`` (from 0). A step that is not finite changes nothing."""
@@ -115,7 +122,7 @@ class OptimizerStep:
 
     def _micro_batch(self, step: int, index: int, batch: Batch) -> tuple[mx.array, Any]:
         """Summed loss and its gradient. Dropout follows from (seed, step, index) alone."""
-        return self.rows.loss_and_gradient(batch, fold(self.recipe.seed, step, index))
+        return self._gradient(batch, fold(self.recipe.seed, step, index))
 
     def _culprits(self, step: int, micro_batches: Sequence[Batch]) -> tuple[int, ...]:
         """The micro-batches that are not finite by themselves, found by doing them again."""

@@ -13,26 +13,26 @@ import numpy as np
 
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device.backend import mx, scalar
-from ecellm_mlx.device.cpu.rows import RowThreads
 from ecellm_mlx.distributed.ranks import Ranks
 from ecellm_mlx.training.checkpoint import TrainerState
 
 
 def validation_loss(
-    rows: RowThreads,
+    loss: Callable[[Batch], mx.array],
     batches: list[Batch],
     group: Ranks,
     between: Callable[[], None] = lambda: None,
 ) -> float:
     """Mean −log p over all supervised tokens of ``batches``, without dropout.
 
-    The ranks share the batches and add up in one order, so that all get the same number.
+    ``loss`` gives the sum over one of them. The ranks share the batches and add up in one
+    order, so that all get the same number.
     ``between`` is called before each batch; what it raises ends the validation.
     """
     sums = np.zeros(len(batches), np.float32)
     for index, batch in group.share(batches):
         between()
-        sums[index] = scalar(rows.loss(batch))
+        sums[index] = scalar(loss(batch))
     every = np.array(group.sum([mx.array(sums)])[0], np.float64)
     return float(every.sum()) / sum(batch.supervised for batch in batches)
 

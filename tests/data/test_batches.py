@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ecellm_mlx.data import rows
 from ecellm_mlx.data.batches import collate, padding_share, plan
-from ecellm_mlx.data.encoding import Encoded, encode_rows
+from ecellm_mlx.data.encoding import encode_rows
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.sample import folder
 
@@ -144,50 +144,3 @@ def test_targets_are_the_supervised_tokens_and_never_padding(encoded):
 def test_a_pad_id_that_is_also_eos_stays_out_of_the_targets(encoded):
     batch = collate(encoded, [0, 1, 2], Words.eos_token_id)
     assert np.count_nonzero(batch.target_ids == Words.eos_token_id) == 3
-
-
-@given(st.lists(st.integers(2, 90), min_size=1, max_size=9), st.integers(1, 5))
-def test_parts_hold_every_target_and_the_largest_is_as_small_as_can_be(lengths, count):
-    rows = [Encoded([9] * length, length - 1, True) for length in lengths]
-    batch = collate(rows, range(len(rows)), PAD)
-    parts = batch.parts(count)
-    assert len(parts) == min(count, len(rows))
-    assert sum(part.supervised for part in parts) == batch.supervised
-    assert sorted(w for part in parts for w in widths(part)) == sorted(n - 1 for n in lengths)
-    for part in parts:
-        assert part.real_tokens == sum(widths(part))
-        assert part.tokens.shape[1] == part.target_positions.max() + 1
-        assert part.target_ids.tolist() == [9] * part.supervised
-    ordered = sorted(n - 1 for n in lengths)
-    cuts = combinations(range(1, len(rows)), len(parts) - 1)
-    areas = (
-        max((end - start) * ordered[end - 1] for start, end in pairwise((0, *cut, len(rows))))
-        for cut in cuts
-    )
-    assert max(part.tokens.size for part in parts) == min(areas)
-
-
-def widths(part):
-    """Tokens of each row up to its last supervised position."""
-    return [
-        int(part.target_positions[part.target_rows == row].max()) + 1
-        for row in range(len(part.tokens))
-    ]
-
-
-def test_parts_are_rows_of_the_batch(encoded):
-    batch = collate(encoded, range(9), PAD)
-    whole = {
-        (tuple(batch.tokens[row, : position + 1]), target)
-        for row, position, target in zip(
-            batch.target_rows, batch.target_positions, batch.target_ids, strict=True
-        )
-    }
-    found = {
-        (tuple(part.tokens[row, : position + 1]), target)
-        for part in batch.parts(3)
-        for row, position, target in zip(
-            part.target_rows, part.target_positions, part.target_ids, strict=True
-        )
-    }
-    assert found == whole

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ecellm_mlx.device.backend import mx, nn, tree_flatten
-from ecellm_mlx.device.cpu import gradients, replaced
-from ecellm_mlx.models import loading, lora
+from ecellm_mlx.device.cpu import gradients, head, replaced
+from ecellm_mlx.device.protocol import HeadLoss
+from ecellm_mlx.models import body, loading, lora
 from ecellm_mlx.training import loss
 
 
@@ -88,7 +89,7 @@ def test_cross_entropy() -> None:
         return nn.losses.cross_entropy(logits, targets, reduction="sum")
 
     logits = normal(14, 4, 50, spread=20.0)
-    assert_same(lambda x: gradients.cross_entropy(x, targets), theirs, logits)
+    assert_same(lambda x: head.cross_entropy(x, targets), theirs, logits)
 
 
 def test_the_head_never_has_all_logits(
@@ -101,14 +102,14 @@ def test_the_head_never_has_all_logits(
         targets = mx.array([3, 0, 49, 7, 11])
 
         def theirs(hidden: mx.array, model=model, targets=targets) -> mx.array:
-            return loss.head_loss(model, hidden, targets)
+            return loss.head_loss(body.head(model), hidden, targets)
 
         def ours(hidden: mx.array, model=model, targets=targets) -> mx.array:
-            return gradients.head_loss(model, hidden, targets)
+            return head.head_loss(body.head(model), hidden, targets)
 
         hidden = normal(15, 5, 32, spread=20.0)
         width = model.args.vocab_size
-        monkeypatch.setattr(gradients, "HEAD_BYTES", 4 * width * 2)
+        monkeypatch.setattr(head, "HEAD_BYTES", 4 * width * 2)
         model.train()
         assert_same(ours, theirs, hidden)
         model.eval()
@@ -121,13 +122,15 @@ def test_a_trained_head_keeps_its_gradient(tiny: Path) -> None:
     lora.attach(model, lora.LoraSpec(4, 2.0, 0.0, targets), seed=0)
     hidden, chosen = normal(16, 3, 32), mx.array([1, 2, 3])
 
-    def gradient() -> dict[str, mx.array]:
-        found = nn.value_and_grad(model, lambda: loss.head_loss(model, hidden, chosen))()[1]
-        return dict(tree_flatten(found))
+    def gradient(head_loss: HeadLoss) -> dict[str, mx.array]:
+        def function() -> mx.array:
+            return head_loss(body.head(model), hidden, chosen)
 
-    expected = gradient()
+        return dict(tree_flatten(nn.value_and_grad(model, function)()[1]))
+
+    expected = gradient(loss.head_loss)
     with replaced.for_training(model).active():
-        found = gradient()
+        found = gradient(head.head_loss)
     assert any(mx.abs(array).max() > 0 for array in expected.values())
     for name, array in expected.items():
         assert close(found[name], array), name

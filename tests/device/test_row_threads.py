@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from ecellm_mlx.data import batches, encoding, rows
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx, nn, tree_flatten
+from ecellm_mlx.device.cpu import Cpu
 from ecellm_mlx.device.cpu import cores as cores_module
+from ecellm_mlx.device.cpu.parts import Part, cut
 from ecellm_mlx.device.cpu.rows import RowThreads, replica
+from ecellm_mlx.device.protocol import LossAndGradient
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import loss
+from ecellm_mlx.training import dropout, loss
 from ecellm_mlx.training.recompute import recompute_blocks
 
 DROPOUT = 0.3
@@ -42,6 +46,17 @@ def batch(base: loading.LoadedModel) -> Batch:
     return batches.collate(kept, range(len(kept)), 0)
 
 
+def gradient_of(model: nn.Module, p: float = 0.0) -> LossAndGradient:
+    """Loss and gradient as a training step has them computed."""
+    dropout.attach(model, p)
+    return Cpu().value_and_grad(model, loss.negative_log_likelihood, dropout.AdapterMasks)
+
+
+def loss_of(model: nn.Module) -> Callable[[Any], mx.array]:
+    """The loss as validation has it computed."""
+    return Cpu().loss(model, loss.negative_log_likelihood)
+
+
 def threads(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(runtime, "host_threads", lambda: count)
 
@@ -66,29 +81,28 @@ def test_it_is_the_loss_and_gradient_of_the_whole_batch(
     if recompute:
         recompute_blocks(model)
     threads(monkeypatch, count)
-    shared = RowThreads(model)
-    value, gradient = shared.loss_and_gradient(batch, seed=1)
+    value, gradient = gradient_of(model)(batch, 1)
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     for name, array in flat(whole).items():
         largest = mx.abs(array).max().item()
         assert largest > 0, name
         assert mx.abs(flat(gradient)[name] - array).max().item() < 2e-5 * largest, name
-    assert shared.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss_of(model)(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_dropout_and_all_give_the_same_bits_every_time(
     base: loading.LoadedModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads(monkeypatch, 2)
-    shared = RowThreads(base.model, DROPOUT)
-    value, gradient = shared.loss_and_gradient(batch, seed=5)
+    compute = gradient_of(base.model, DROPOUT)
+    value, gradient = compute(batch, 5)
     for attempt in range(25):
-        again, other = shared.loss_and_gradient(batch, seed=5)
+        again, other = compute(batch, 5)
         assert again.item() == value.item(), attempt
         for name, array in flat(gradient).items():
             assert mx.array_equal(array, flat(other)[name]), (attempt, name)
-    assert shared.loss_and_gradient(batch, seed=6)[0].item() != value.item()
-    assert shared.loss(batch).item() != value.item()
+    assert compute(batch, 6)[0].item() != value.item()
+    assert loss_of(base.model)(batch).item() != value.item()
 
 
 def test_masks_are_those_of_the_row_on_any_number_of_threads(
@@ -109,10 +123,8 @@ def test_masks_are_those_of_the_row_on_any_number_of_threads(
         chosen = rows.load(sample.folder() / "train.jsonl")[::60][:7]
         kept = encoding.encode_rows(chosen, base.tokenizer, base.frame, 512).kept
         threads(monkeypatch, count)
-        shared = RowThreads(base.model, DROPOUT)
-        found.append(
-            shared.loss_and_gradient(batches.collate(kept, range(len(kept)), 0), seed=5)
-        )
+        compute = gradient_of(base.model, DROPOUT)
+        found.append(compute(batches.collate(kept, range(len(kept)), 0), 5))
     (expected, whole), *others = found
     for value, gradient in others:
         assert value.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -126,14 +138,14 @@ def test_it_follows_the_parameters_of_the_model(
     base: loading.LoadedModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads(monkeypatch, 2)
-    shared = RowThreads(base.model)
-    before = shared.loss(batch).item()
+    compute = loss_of(base.model)
+    before = compute(batch).item()
     changed = {k: 3 * v for k, v in flat(base.model.trainable_parameters()).items()}
     base.model.load_weights(list(changed.items()), strict=False)
-    after = shared.loss(batch).item()
+    after = compute(batch).item()
     assert after != before
     threads(monkeypatch, 1)
-    assert RowThreads(base.model).loss(batch).item() == pytest.approx(after, rel=1e-5)
+    assert loss_of(base.model)(batch).item() == pytest.approx(after, rel=1e-5)
 
 
 @pytest.mark.skipif(device.name() != "cpu", reason="rows share cores on the CPU alone")
@@ -144,17 +156,14 @@ def test_an_error_of_a_part_is_raised_and_products_get_their_threads_back(
     threads(monkeypatch, 2)
     asked: list[int] = []
     monkeypatch.setattr(cores_module, "thread_setter", lambda: asked.append)
-    shared = RowThreads(base.model)
-    real = loss.negative_log_likelihood
 
-    def failing(model: nn.Module, part: Batch) -> mx.array:
-        if model is shared._models[broken]:
+    def failing(model: nn.Module, part: Part, _head_loss: Any) -> mx.array:
+        if (model is base.model) == (broken == 0):
             raise MemoryError("this part")
-        return real(model, part)
+        return loss.negative_log_likelihood(model, part)
 
-    monkeypatch.setattr(loss, "negative_log_likelihood", failing)
     with pytest.raises(MemoryError, match="this part"):
-        shared.loss(batch)
+        Cpu().loss(base.model, failing)(batch)
     assert asked == [1, 2]
 
 
@@ -178,7 +187,7 @@ def test_more_cores_than_rows_share_the_products(
     asked: list[int] = []
     monkeypatch.setattr(cores_module, "thread_setter", lambda: asked.append)
     threads(monkeypatch, cores)
-    with cores_module.shared_by(len(batch.parts(cores))):
+    with cores_module.shared_by(len(cut(batch, cores))):
         assert asked == [each]
     assert asked == [each, cores]
 
@@ -189,8 +198,7 @@ def test_one_row_is_computed_whole_with_products_on_all_cores(
     threads(monkeypatch, 2)
     asked: list[int] = []
     monkeypatch.setattr(cores_module, "thread_setter", lambda: asked.append)
-    shared = RowThreads(base.model)
-    shared.loss(batch.parts(len(batch.tokens))[0])
+    loss_of(base.model)(cut(batch, len(batch.tokens))[0])
     assert asked == []
 
 
@@ -199,4 +207,4 @@ def test_a_blas_that_cannot_be_told_keeps_the_batch_whole(
 ) -> None:
     threads(monkeypatch, 4)
     monkeypatch.setattr(cores_module, "thread_setter", lambda: None)
-    assert len(RowThreads(base.model)._models) == 1
+    assert len(RowThreads(base.model).models) == 1

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecellm_mlx import jobs
+from ecellm_mlx import device, jobs
 from ecellm_mlx.data import batches, encoding, rows
 from ecellm_mlx.device.backend import mx, nn, tree_map
-from ecellm_mlx.device.cpu import rows as row_threads
 from ecellm_mlx.distributed import ranks
 from ecellm_mlx.errors import DataError, JobError
 from ecellm_mlx.jobs import events
@@ -21,6 +20,7 @@ from ecellm_mlx.models import loading, lora
 from ecellm_mlx.training import checkpoint, loop, loss, validation
 from ecellm_mlx.training import step as step_module
 from ecellm_mlx.training.launch import launch
+from ecellm_mlx.training.loss import negative_log_likelihood
 
 BASE_SETTINGS = ["batch_size=4", "micro_batch_size=2", "epochs=2", "learning_rate=1e-2"]
 
@@ -286,6 +286,6 @@ def test_early_stop_keeps_the_best_adapter_when_its_checkpoint_is_gone(
     assert config["ecellm"]["metrics"]["step"] == best
     kept = loading.load(tiny)
     lora.load(kept.model, run.run.path / "adapter", base=kept.fingerprint)
-    rows = row_threads.RowThreads(kept.model)
-    again = validation.validation_loss(rows, run.trainer.val_batches, ranks.Ranks(None))
+    compute = device.current().loss(kept.model, negative_log_likelihood)
+    again = validation.validation_loss(compute, run.trainer.val_batches, ranks.Ranks(None))
     assert again == pytest.approx(losses[best], rel=1e-5)

@@ -8,7 +8,9 @@ everything computes by ``device.plain``.
 
     cores      independent parts of one computation, each on a core
     rows       the rows of a micro-batch, forward and backward, on all cores
+    parts      those rows cut into parts
     gradients  forward and backward arithmetic on the host
+    head       the loss, with never all logits at once
     kernels    forward arithmetic on the host
     softmax    exponentials by NumPy
     packed     a KV cache without padding
@@ -21,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ecellm_mlx.device.backend import mx, nn
+from ecellm_mlx.device.cpu import rows
 from ecellm_mlx.device.cpu.cores import CoreThreads
 from ecellm_mlx.device.cpu.gradients import recomputed_block
 from ecellm_mlx.device.cpu.packed import PASS_TOKENS, PackedCache
@@ -28,7 +31,15 @@ from ecellm_mlx.device.cpu.quantized import CrossoverEmbedding, CrossoverLinear,
 from ecellm_mlx.device.cpu.replaced import Replacements, for_inference
 from ecellm_mlx.device.padded import BatchCache, best_width
 from ecellm_mlx.device.plain import Plain
-from ecellm_mlx.device.protocol import Forward, Pass, RowCache
+from ecellm_mlx.device.protocol import (
+    Batch,
+    Forward,
+    Loss,
+    LossAndGradient,
+    Masks,
+    Pass,
+    RowCache,
+)
 from ecellm_mlx.device.traits import CPU
 
 # Tokens of a pass where every pass de-quantizes the weights anew.
@@ -44,6 +55,16 @@ class Cpu(Plain):
     def keep_quantized(self, model: nn.Module) -> None:
         """Layers that choose by the number of rows take the place of MLX's."""
         use_crossover(model)
+
+    def value_and_grad(
+        self, model: nn.Module, loss: Loss, masks: Callable[[nn.Module], Masks]
+    ) -> LossAndGradient:
+        """Rows on all cores, with the host's arithmetic."""
+        return rows.value_and_grad(model, loss, masks)
+
+    def loss(self, model: nn.Module, loss: Loss) -> Callable[[Batch], mx.array]:
+        """Rows on all cores, with the host's arithmetic."""
+        return rows.loss_without_dropout(model, loss)
 
     def recomputed(self, forward: Callable[..., mx.array]) -> Callable[..., mx.array]:
         """Where the host computes, nothing is left to forget but the inputs."""

@@ -4,7 +4,7 @@ What ``ecellm_mlx.device.cpu.kernels`` does for inference, with gradients: expon
 NumPy's, matrix products stay with MLX, whose BLAS is fast. In a training step of a
 small model attention's softmax and SwiGLU otherwise take as long as all products of
 the base. Attention keeps its inputs only and computes its weights again on the way
-back, never more than one layer's at a time. On other devices nothing is replaced.
+back, never more than one layer's at a time. ``replaced`` says where they stand.
 
 The host reads arrays, so they are computed while the graph is still being built, and
 MLX then keeps everything that led to them. Each function here therefore returns a copy
@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 
 from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
 from ecellm_mlx.device.cpu.softmax import exponentials
-from ecellm_mlx.device.traits import HEAD_BYTES
-from ecellm_mlx.models import body
-from ecellm_mlx.training.dropout import KeyedDropout
+from ecellm_mlx.device.protocol import KeyedMask
 
 # Values that are worked on at once (256 KB of each array), to stay in cache.
 BLOCK = 1 << 16
@@ -35,12 +33,12 @@ GELU_CUBE = 0.044715
 Array = NDArray[np.float32]
 
 
-def _differentiable(function: Callable[..., mx.array]) -> Any:
+def differentiable(function: Callable[..., mx.array]) -> Any:
     """``mx.custom_function``, whose calls are typed as objects."""
     return mx.custom_function(function)
 
 
-@_differentiable
+@differentiable
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """silu(gate) · x, of any shape, float32."""
     result = np.empty(gate.shape, np.float32)
@@ -74,7 +72,7 @@ def _swiglu_vjp(
 swiglu.vjp(_swiglu_vjp)
 
 
-@_differentiable
+@differentiable
 def gelu_approx(x: mx.array) -> mx.array:
     """x · sigmoid(a (x + c x³)), the tanh approximation of GELU; a = 2 √(2/π)."""
     result = np.empty(x.shape, np.float32)
@@ -115,10 +113,10 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float)
     # Heads that share keys go into one product, as rows of the same matrix.
     folded = (batch, keys.shape[1], heads // keys.shape[1] * length, dim)
 
-    @_differentiable
+    @differentiable
     def attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         weights, totals = _weights((queries * scale).reshape(folded), keys)
-        return _leaf((weights @ values) / totals).reshape(queries.shape)
+        return leaf((weights @ values) / totals).reshape(queries.shape)
 
     def gradients(
         primals: Any, cotangent: mx.array, output: mx.array
@@ -126,7 +124,7 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float)
         queries, keys, values = primals
         parts = [part.reshape(folded) for part in (queries * scale, cotangent, output)]
         dq, dk, dv = _attention_gradients(parts[0], keys, values, *parts[1:])
-        return _leaf(scale * dq).reshape(queries.shape), _leaf(dk), _leaf(dv)
+        return leaf(scale * dq).reshape(queries.shape), leaf(dk), leaf(dv)
 
     attend.vjp(gradients)
 
@@ -187,87 +185,6 @@ def _weights(queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
     return scores, mx.array(totals.reshape(*scores.shape[:-1], 1))
 
 
-def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Sum of −log softmax(logits)[target]. Keeps the logits, and no copies of them.
-
-    Args:
-        logits: (N, vocab), float32.
-        targets: (N,) integers.
-    """
-    chosen = np.asarray(targets)
-    each = np.arange(len(chosen))
-
-    @_differentiable
-    def total(logits: mx.array) -> mx.array:
-        values = np.asarray(logits)
-        sums = np.empty(len(values), np.float32)
-        for n, row in enumerate(values):
-            largest = row.max()
-            sums[n] = np.log(np.exp(row - largest).sum()) + largest
-        return mx.array((sums - values[each, chosen]).sum())
-
-    def gradients(logits: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
-        values = np.asarray(logits)
-        result = np.empty_like(values)
-        for row, out in zip(values, result, strict=True):
-            np.exp(row - row.max(), out=out)
-            out /= out.sum()
-        result[each, chosen] -= 1
-        result *= np.asarray(cotangent)
-        return mx.array(result)
-
-    total.vjp(gradients)
-    return total(logits)
-
-
-def head_loss(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
-    """Sum of −log softmax(head(hidden))[target], for a head that is not trained.
-
-    Works on ``HEAD_BYTES`` of logits at a time and turns them into the gradient in
-    place, so that neither exists for all positions at once.
-
-    Args:
-        model: while it trains the gradient is found along with the value.
-        hidden: (N, hidden), float32.
-        targets: (N,) integers.
-    """
-    chosen = np.asarray(targets)
-    gradient = np.empty(hidden.shape, np.float32)
-
-    def block(part: mx.array, right: NDArray[Any], losses: Array, gradient: Array) -> None:
-        # A function, so that these logits are gone before the next ones are computed.
-        logits = body.logits(model, part)
-        mx.eval(logits)
-        values = np.asarray(logits)
-        each = np.arange(len(right))
-        values -= values.max(axis=-1, keepdims=True)
-        at_target = values[each, right]
-        np.exp(values, out=values)
-        sums = values.sum(axis=-1, keepdims=True)
-        losses[:] = np.log(sums[:, 0]) - at_target
-        if model.training:
-            values /= sums
-            values[each, right] -= 1
-            back = mx.vjp(lambda h: body.logits(model, h), [part], [logits])[1][0]
-            gradient[:] = np.asarray(back)
-
-    @_differentiable
-    def total(hidden: mx.array) -> mx.array:
-        losses = np.empty(len(chosen), np.float32)
-        width = body.logits(model, hidden[:1]).shape[-1]
-        step = max(1, HEAD_BYTES // (4 * width))
-        for start in range(0, len(chosen), step):
-            here = slice(start, start + step)
-            block(hidden[here], chosen[here], losses[here], gradient[here])
-        return mx.array(losses.sum())
-
-    def gradients(_hidden: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
-        return mx.array(gradient) * cotangent
-
-    total.vjp(gradients)
-    return total(hidden)
-
-
 def lora_linear(
     x: mx.array,
     a: mx.array,
@@ -295,28 +212,28 @@ def lora_linear(
     def dropout(x: mx.array) -> mx.array:
         return x if mask is None else (mask * x) * (1 / share)
 
-    @_differentiable
+    @differentiable
     def product(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
         flat = x.reshape(-1, narrow)
         base = flat @ weight.T if bias is None else mx.addmm(bias, flat, weight.T)
         y = mx.addmm(base, dropout(x).reshape(-1, narrow) @ a, scale * b)
-        return _leaf(y).reshape(*x.shape[:-1], wide)
+        return leaf(y).reshape(*x.shape[:-1], wide)
 
     def gradients(primals: Any, cotangent: mx.array, _output: mx.array) -> Any:
         x, a, b = primals
         dy, flat = cotangent.reshape(-1, wide), dropout(x).reshape(-1, narrow)
         inner = dy @ (scale * b).T  # (N, r)
-        da, db = _leaf(flat.T @ inner), _leaf((scale * (flat @ a)).T @ dy)
+        da, db = leaf(flat.T @ inner), leaf((scale * (flat @ a)).T @ dy)
         if mask is None:
-            return _leaf(mx.addmm(dy @ weight, inner, a.T)).reshape(x.shape), da, db
+            return leaf(mx.addmm(dy @ weight, inner, a.T)).reshape(x.shape), da, db
         back = dropout((inner @ a.T).reshape(x.shape))
-        return _leaf((dy @ weight).reshape(x.shape) + back), da, db
+        return leaf((dy @ weight).reshape(x.shape) + back), da, db
 
     product.vjp(gradients)
     return product(x, a, b)
 
 
-def recomputed(
+def _recomputed(
     function: Callable[..., mx.array], done: Callable[[], None]
 ) -> Callable[..., mx.array]:
     """``mx.checkpoint`` of ``function`` on arrays, for functions that use the host.
@@ -327,11 +244,11 @@ def recomputed(
     """
 
     def gradients(given: Any, cotangent: mx.array, _output: mx.array) -> Any:
-        found = [_leaf(g) for g in mx.vjp(function, list(given), [cotangent])[1]]
+        found = [leaf(g) for g in mx.vjp(function, list(given), [cotangent])[1]]
         done()
         return tuple(found)
 
-    kept = _differentiable(lambda *given: _leaf(function(*given)))
+    kept = differentiable(lambda *given: leaf(function(*given)))
     kept.vjp(gradients)
     return kept
 
@@ -350,19 +267,19 @@ def recomputed_block(forward: Callable[..., mx.array]) -> Callable[..., mx.array
         def restore() -> None:
             block.update(tree_unflatten(parameters))
 
-        return recomputed(function, restore)(x, *(array for _, array in parameters))
+        return _recomputed(function, restore)(x, *(array for _, array in parameters))
 
     return call
 
 
-@_differentiable
+@differentiable
 def cut(x: mx.array) -> mx.array:
     """``x`` itself, whose gradient forgets its past on the way back."""
     return x
 
 
 def _cut_vjp(_primals: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
-    return _leaf(cotangent)
+    return leaf(cotangent)
 
 
 cut.vjp(_cut_vjp)
@@ -384,8 +301,8 @@ def sealed(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
         def function(x: mx.array) -> mx.array:
             return original(self, x, *args, **named)
 
-        sealed = _differentiable(lambda x: _leaf(function(x)))
-        sealed.vjp(lambda x, dy, _: _leaf(mx.vjp(function, [x], [dy])[1][0]))
+        sealed = differentiable(lambda x: leaf(function(x)))
+        sealed.vjp(lambda x, dy, _: leaf(mx.vjp(function, [x], [dy])[1][0]))
         return sealed(x) if x.dtype == mx.float32 else function(x)
 
     return call
@@ -397,7 +314,7 @@ def is_cheap(name: str, module: nn.Module) -> bool:
     return frozen and (isinstance(module, nn.RMSNorm | nn.LayerNorm) or name.endswith(".rope"))
 
 
-def _leaf(array: mx.array) -> mx.array:
+def leaf(array: mx.array) -> mx.array:
     """The values of ``array`` without the graph that led to them."""
     return mx.array(np.asarray(array))
 
@@ -428,33 +345,14 @@ def _blocks(*arrays: mx.array | Array) -> Iterator[list[Array]]:
 
 def lora_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def choose(self: nn.Module, x: mx.array) -> mx.array:
-        keyed = isinstance(self.dropout, KeyedDropout)
+        keyed = isinstance(self.dropout, KeyedMask)
         plain = type(self.linear) is nn.Linear and (keyed or self.dropout._p_1 == 1)
         dtypes = {x.dtype, self.linear.weight.dtype, self.lora_a.dtype}
         if not plain or dtypes != {mx.float32}:
             return original(self, x)
         share, mask = (self.dropout.share if keyed else 1.0), None
         if share < 1:
-            mask = _leaf(self.dropout.mask(x.shape))
+            mask = leaf(self.dropout.mask(x.shape))
         return lora_linear(x, self.lora_a, self.lora_b, self.linear, self.scale, mask, share)
-
-    return choose
-
-
-def cross_entropy_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    def choose(logits: mx.array, targets: mx.array) -> mx.array:
-        if logits.dtype == mx.float32:
-            return cross_entropy(logits, targets)
-        return original(logits, targets)
-
-    return choose
-
-
-def head_loss_or(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    def choose(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
-        frozen = not tree_flatten(body.head(model).trainable_parameters())
-        if frozen and hidden.dtype == mx.float32:
-            return head_loss(model, hidden, targets)
-        return original(model, hidden, targets)
 
     return choose

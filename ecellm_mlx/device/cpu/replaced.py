@@ -27,7 +27,6 @@ from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.device.cpu import gradients, kernels
 from ecellm_mlx.device.cpu.packed import PackedLayer
 from ecellm_mlx.device.protocol import UnsuitedError
-from ecellm_mlx.training import loss
 
 MODELS = "mlx_lm.models."
 
@@ -65,8 +64,6 @@ def for_training(model: nn.Module) -> Replacements:
             *((kind, "__call__", gradients.sealed) for kind in cheap),
             *((kind, "__call__", gradients.cutting) for kind in {*map(type, model.layers)}),
             (LoRALinear, "__call__", gradients.lora_or),
-            (loss, "cross_entropy", gradients.cross_entropy_or),
-            (loss, "head_loss", gradients.head_loss_or),
         ]
     )
 
