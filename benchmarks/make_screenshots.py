@@ -53,7 +53,7 @@ def without_paths(svg: str) -> str:
 
 def train_for_real(name: str, rank: int) -> RunDirectory:
     """Train SmolLM2 on sample rows of one task for a few steps, and wait for the end."""
-    from ecellm_mlx.training.launch import launch
+    from ecellm_mlx.training.setup import create_run
 
     data = workspace.current().datasets / "reviews"
     if not data.is_dir():
@@ -63,7 +63,7 @@ def train_for_real(name: str, rank: int) -> RunDirectory:
             lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
             (data / f"{split}.jsonl").write_text(lines, encoding="utf-8")
     changes = [f"rank={rank}", *SETTINGS]
-    run = launch(MODEL, str(data), "smollm2", changes, workspace.current().runs / name)
+    run = create_run(MODEL, str(data), "smollm2", changes, workspace.current().runs / name)
     if code := jobs.start(run).wait():
         raise SystemExit(f"{name} ended with status {code}: {run.status().message}")
     return run

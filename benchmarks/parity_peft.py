@@ -35,7 +35,7 @@ from ecellm_mlx.export import write
 from ecellm_mlx.jobs import events
 from ecellm_mlx.models import registry
 from ecellm_mlx.training import checkpoint, loop, schedule
-from ecellm_mlx.training.launch import launch
+from ecellm_mlx.training.setup import create_run
 
 LOSS_TOLERANCE, ADAPTER_TOLERANCE = 1e-4, 1e-3
 IGNORED = -100
@@ -102,7 +102,7 @@ def compare(model: Path, data: Path, work: Path, settings: Sequence[str]) -> Com
         work: empty folder for the run and the adapters.
         settings: ``key=value`` overrides of the default recipe.
     """
-    run = launch(str(model), str(data), None, settings, work / "run")
+    run = create_run(str(model), str(data), None, settings, work / "run")
     context = jobs.JobContext(run)
     try:
         trainer = loop.Trainer(context)

@@ -163,8 +163,8 @@ def ours(work: Path, settings: dict[str, int]) -> dict[str, float]:
     from ecellm_mlx.data import batches
     from ecellm_mlx.device.backend import mx
     from ecellm_mlx.jobs import events
-    from ecellm_mlx.training.launch import launch
     from ecellm_mlx.training.loop import run_job
+    from ecellm_mlx.training.setup import create_run
 
     size = settings["batch_size"]
     recipe = [
@@ -174,7 +174,7 @@ def ours(work: Path, settings: dict[str, int]) -> dict[str, float]:
     ]  # fmt: skip
     for name in ("warm", "timed"):
         out = Path(tempfile.mkdtemp(dir=work)) / "run"
-        run = launch(str(work / "model"), str(work / name), None, recipe, out)
+        run = create_run(str(work / "model"), str(work / name), None, recipe, out)
         context = jobs.JobContext(run)
         mx.reset_peak_memory()
         run_job(context)

@@ -195,9 +195,9 @@ async def session(seconds: float, run: RunDirectory | None) -> Session:
 
 def train(folder: Path) -> tuple[RunDirectory, subprocess.Popen[bytes]]:
     """Start a training run, and wait until it computes steps."""
-    from ecellm_mlx.training.launch import launch
+    from ecellm_mlx.training.setup import create_run
 
-    run = launch(MODEL, str(sample.folder()), "smollm2", ["max_steps=2000"], folder / "run")
+    run = create_run(MODEL, str(sample.folder()), "smollm2", ["max_steps=2000"], folder / "run")
     process = jobs.start(run)
     while run.status().step < 1:
         if run.status().state is State.FAILED:

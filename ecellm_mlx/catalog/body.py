@@ -20,6 +20,7 @@ from ecellm_mlx.data.question import Question
 from ecellm_mlx.data.rows import Row, digest
 from ecellm_mlx.device import runtime
 from ecellm_mlx.distributed import shards
+from ecellm_mlx.distributed.launched import launched_rank
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import ensure_folder
 from ecellm_mlx.jobs import events
@@ -109,7 +110,7 @@ def check_journal(
         JobError: it exists and neither ``resume`` nor ``new`` was asked for, or its journal
             is of other settings.
     """
-    journal = shards.journal_path(out, shards.launched_rank())
+    journal = shards.journal_path(out, launched_rank())
     if base and journal.exists() and (resume or new):
         Journal(journal, identity(config, base), new=new).close()
     elif not resume and (out.exists() or journal.exists()):

@@ -186,9 +186,10 @@ def report(run_: Any, out: Path, json: bool) -> None:
     from ecellm_mlx import jobs
     from ecellm_mlx.cli.follow import follow
     from ecellm_mlx.distributed import shards
+    from ecellm_mlx.distributed.launched import launched_rank
     from ecellm_mlx.errors import JobError
 
-    rank = shards.launched_rank()
+    rank = launched_rank()
     if rank is None:
         jobs.start(run_)
         try:

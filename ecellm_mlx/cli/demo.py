@@ -27,7 +27,7 @@ from ecellm_mlx.hub import wheel
 from ecellm_mlx.models import registry
 from ecellm_mlx.tasks.registry import TASKS
 from ecellm_mlx.tasks.registry import find as find_task
-from ecellm_mlx.training import launch as training
+from ecellm_mlx.training.setup import create_run
 
 MODEL = "smollm2-135m"
 TASK_NAMES = ("PM", "SA", "AVE")
@@ -83,7 +83,7 @@ def run(out: Path | None, *, quick: bool) -> dict[str, Any]:
     before = _evaluate(folder / "before", data / "test.jsonl", None)
 
     _stage(4, "training")
-    train_run = training.launch(MODEL, str(data), "smollm2", size.overrides, folder / "train")
+    train_run = create_run(MODEL, str(data), "smollm2", size.overrides, folder / "train")
     trained = _follow(train_run)
     speed = _training_speed(train_run)
 

@@ -42,7 +42,8 @@ def train(
 
     Example: ecellm train --model smollm2-135m --data my-rows --recipe smollm2 --set epochs=1
     """
-    from ecellm_mlx.training.launch import launch, launched
+    from ecellm_mlx.distributed.launched import launched
+    from ecellm_mlx.training.setup import create_run
 
     if launched():
         from ecellm_mlx.cli import together
@@ -50,7 +51,7 @@ def train(
         together.train(model, data, recipe, settings or (), out, force=force, json=json)
         return
     start_and_follow(
-        launch(model, data, recipe, settings or (), out, force=force), detach, json
+        create_run(model, data, recipe, settings or (), out, force=force), detach, json
     )
 
 
@@ -64,7 +65,7 @@ def resume(
     Example: ecellm resume train-20260131-101500-ab12
     """
     from ecellm_mlx import jobs
-    from ecellm_mlx.training.launch import launched
+    from ecellm_mlx.distributed.launched import launched
 
     if launched():
         from ecellm_mlx.cli import together

@@ -21,6 +21,7 @@ from ecellm_mlx.cli.output import emit, emit_json
 from ecellm_mlx.distributed import followers
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.jobs import events
+from ecellm_mlx.training import setup
 
 
 def train(
@@ -34,8 +35,13 @@ def train(
     json: bool,
 ) -> None:
     """Train on all ranks and print the run on the first."""
+    settings = list(overrides)
     _run(
-        lambda start: followers.train(model, data, recipe, overrides, out, start, force=force),
+        lambda on_leader: followers.start(
+            lambda: setup.prepare(model, data, recipe, settings, force=force),
+            lambda order: setup.create(order, out),
+            on_leader,
+        ),
         json,
     )
 

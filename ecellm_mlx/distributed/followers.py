@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ecellm_mlx import jobs
 from ecellm_mlx.distributed import ranks
@@ -22,9 +22,19 @@ from ecellm_mlx.jobs.context import JobContext
 from ecellm_mlx.jobs.directory import Control, Job, RunDirectory, Status
 from ecellm_mlx.jobs.events import Event
 from ecellm_mlx.models import registry
-from ecellm_mlx.training import launch, loop
 
 T = TypeVar("T")
+
+
+class Prepared(Protocol):
+    """A checked order: the paths of ``config`` are those of this machine."""
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+
+Order = TypeVar("Order", bound=Prepared)
+# What of a job's configuration is a path of one machine.
 LOCAL = ("model", "train", "val")
 
 
@@ -60,20 +70,17 @@ class Follower(JobContext):
         """The leader does."""
 
 
-def train(
-    model: str,
-    data: str,
-    recipe: str | None,
-    overrides: Iterable[str],
-    out: Path | None,
+def start(
+    prepare: Callable[[], Order],
+    create: Callable[[Order], RunDirectory],
     on_leader: Callable[[RunDirectory], None] = lambda _: None,
-    *,
-    force: bool = False,
 ) -> int:
-    """Train on all ranks; the arguments are those of ``launch.launch``.
+    """Start a run on all ranks.
 
     Args:
-        on_leader: called on the leader with the run before the training starts.
+        prepare: checks the order, on every rank with the files of its machine.
+        create: makes the run directory, on the leader alone.
+        on_leader: called on the leader with the run before the work starts.
 
     Returns:
         The exit status of this rank.
@@ -82,12 +89,9 @@ def train(
         EcellmError: on every rank, if one of them cannot start.
     """
     group = ranks.current()
-    overrides = list(overrides)
-    prepared = _together(
-        group, lambda: launch.prepare(model, data, recipe, overrides, force=force)
-    )
-    run = _together(group, lambda: launch.create(prepared, out) if group.leader else None)
-    return _execute(group, run, on_leader, prepared.config)
+    order = _together(group, prepare)
+    run = _together(group, lambda: create(order) if group.leader else None)
+    return _execute(group, run, on_leader, order.config)
 
 
 def resume(
@@ -120,7 +124,7 @@ def _execute(
     context = Follower(job)
     try:
         with context.signals():
-            loop.run_job(context)
+            jobs.runner(job.kind)(context)
     except EcellmError as error:
         sys.stderr.write(f"rank {group.rank}: {error}\n")
         return error.exit_status

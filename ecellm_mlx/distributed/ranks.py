@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ecellm_mlx.device.backend import mx, tree_flatten, tree_unflatten
+from ecellm_mlx.distributed.launched import launched
 from ecellm_mlx.errors import JobError
-from ecellm_mlx.training.launch import launched
 
 T = TypeVar("T")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecellm_mlx.catalog.journal import Entry, Journal
+from ecellm_mlx.distributed.launched import launched_rank
 from ecellm_mlx.errors import JobError
-from ecellm_mlx.training.launch import RANK_VARIABLES
 
 if TYPE_CHECKING:
     from ecellm_mlx.distributed.ranks import Ranks
@@ -31,14 +30,6 @@ RESUME = (
     "every rank's answers are in its journal: start the same command again with --resume, "
     "on any number of hosts"
 )
-
-
-def launched_rank() -> int | None:
-    """This process's rank if ``mlx.launch`` started it; loads no mlx."""
-    for name in RANK_VARIABLES:
-        if (value := os.environ.get(name, "")).isdigit():
-            return int(value)
-    return None
 
 
 def journal_path(out: Path, rank: int | None = None) -> Path:

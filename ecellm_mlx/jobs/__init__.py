@@ -23,6 +23,7 @@ from ecellm_mlx.jobs.process import (
     give_way,
     recent,
     require_resumable,
+    runner,
     start,
     versions,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "give_way",
     "recent",
     "require_resumable",
+    "runner",
     "start",
     "versions",
 ]

@@ -19,9 +19,10 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ecellm_mlx import workspace
 from ecellm_mlx.device import failures, mac
@@ -37,6 +38,8 @@ KINDS = {
     "catalog": "ecellm_mlx.catalog.job:run_job",
     "match": "ecellm_mlx.matching.job:run_job",
 }
+# The work of a job: how it ended, and its results.
+Runner = Callable[[JobContext], tuple[str, dict[str, Any]]]
 GIVEN_WAY, LOWEST_PRIORITY = 5, 19  # nice values
 # Whoever started a job of this length is at something else when it ends.
 LONG_JOB_S = 600.0
@@ -172,6 +175,12 @@ def recent(limit: int = 20) -> list[RunDirectory]:
     return [RunDirectory(path) for _, path in sorted(dated, reverse=True)[:limit]]
 
 
+def runner(kind: str) -> Runner:
+    """What does the work of a kind of job; its room is imported now, and may load mlx."""
+    module, _, function = KINDS[kind].partition(":")
+    return cast(Runner, getattr(importlib.import_module(module), function))
+
+
 def execute(run: RunDirectory) -> int:
     """Run the job in this process; returns the exit status."""
     try:
@@ -195,8 +204,7 @@ def execute(run: RunDirectory) -> int:
 def _execute_locked(context: JobContext) -> int:
     context.set_state(State.STARTING)
     try:
-        module, _, function = KINDS[context.job.kind].partition(":")
-        outcome, results = getattr(importlib.import_module(module), function)(context)
+        outcome, results = runner(context.job.kind)(context)
     except StopRequested:
         outcome, results = str(State.STOPPED), {}
     except EcellmError as error:

@@ -43,8 +43,8 @@ from ecellm_mlx.models import registry
 from ecellm_mlx.studies import arms as study_arms
 from ecellm_mlx.studies.arms import Arm, Options, Section
 from ecellm_mlx.tasks.registry import TASKS
-from ecellm_mlx.training import launch as training
 from ecellm_mlx.training import recipe as recipes
+from ecellm_mlx.training.setup import create_run
 
 TITLES = {
     "scaling": "Data scaling",
@@ -207,7 +207,7 @@ def _run_arm(study: Study, section: Path, arm: Arm, follow: Follow) -> dict[str,
             _write_once(data / "val.jsonl", arm.val)
         train = _finish(
             folder / "train",
-            lambda: training.launch(
+            lambda: create_run(
                 study.model, str(data), study.recipe, study.overrides, folder / "train"
             ),
             follow,

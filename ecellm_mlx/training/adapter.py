@@ -1,13 +1,34 @@
-"""The adapter that a recipe asks for, on a certain model."""
+"""The adapter that a recipe asks for, on a certain model, and what it keeps in memory.
+
+Gradient checkpointing trades time for memory: each block keeps its input only and runs
+again on the way back. The output head is not a block: its logits exist at supervised
+positions alone, with or without this. Running again must draw the same dropout: see
+``ecellm_mlx.training.dropout``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from ecellm_mlx.device.backend import nn
+from ecellm_mlx import device
+from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.errors import RecipeError
 from ecellm_mlx.models import lora
 from ecellm_mlx.training.recipe import Recipe
+
+
+def attach(model: nn.Module, recipe: Recipe) -> lora.LoraSpec:
+    """Put a fresh adapter on ``model``, which forgets its activations if the recipe says so.
+
+    Raises:
+        RecipeError: a target names no layer, or a pattern no target.
+    """
+    spec = spec_for(model, recipe)
+    lora.attach(model, spec, seed=recipe.seed, init=recipe.init)
+    if recipe.grad_checkpoint:
+        recompute_blocks(model)
+    return spec
 
 
 def spec_for(model: nn.Module, recipe: Recipe) -> lora.LoraSpec:
@@ -38,6 +59,28 @@ def spec_for(model: nn.Module, recipe: Recipe) -> lora.LoraSpec:
             cure="correct the pattern, or add the layer to targets",
         )
     return lora.LoraSpec(recipe.rank, recipe.scale, recipe.dropout, modules, recipe.dora, own)
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Make every block of ``model`` forget its activations; other models stay as they are.
+
+    Only while training: validation and generation keep nothing anyway.
+    """
+    for block in model.layers:
+        kind = type(block)
+        again = device.current().recomputed(kind.__call__)
+
+        def call(
+            self: nn.Module,
+            *args: Any,
+            _once: Any = kind.__call__,
+            _again: Any = again,
+            **named: Any,
+        ) -> mx.array:
+            return (_again if self.training else _once)(self, *args, **named)
+
+        # A subclass for this model alone: others of its kind are not touched.
+        block.__class__ = type(f"Checkpointed{kind.__name__}", (kind,), {"__call__": call})
 
 
 def _short_names(modules: Iterable[str]) -> list[str]:

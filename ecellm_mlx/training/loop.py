@@ -27,10 +27,8 @@ from ecellm_mlx.jobs import events
 from ecellm_mlx.jobs.context import JobContext, StopRequested
 from ecellm_mlx.jobs.directory import Control
 from ecellm_mlx.models import loading, lora
-from ecellm_mlx.training import adapter, checkpoint, dataset, identity, loss, validation
+from ecellm_mlx.training import adapter, checkpoint, inputs, loss, validation
 from ecellm_mlx.training.recipe import Recipe, from_values
-from ecellm_mlx.training.recompute import recompute_blocks
-from ecellm_mlx.training.samples import Sampler
 from ecellm_mlx.training.step import OptimizerStep, StepResult
 
 RUN_STOPPED, RUN_FINISHED = "stopped", "finished"
@@ -79,23 +77,23 @@ class Trainer:
         self.base = loading.load(
             context.config["model"], bits=self.recipe.bits, warn=self._warn
         )
-        identity.check_inputs(context.job, self.base.fingerprint)
+        inputs.check_inputs(context.job, self.base.fingerprint)
         context.raise_if_stopped()
         self.model = self.base.model
         loss.check_trainable(self.model)
-        self.pad_id = dataset.pad_id(self.base)
+        self.pad_id = inputs.pad_id(self.base)
         self.train_set = self._encode("train", "training")
         context.raise_if_stopped()
         self.val_set = self._encode("val", "validation") if context.config.get("val") else None
         self.val_batches = (
-            dataset.validation_batches(self.val_set, self.recipe.micro_batch_size, self.pad_id)
+            inputs.validation_batches(self.val_set, self.recipe.micro_batch_size, self.pad_id)
             if self.val_set
             else []
         )
-        for problem in dataset.thin(self.train_set, self.val_set, self.recipe):
+        for problem in inputs.thin(self.train_set, self.val_set, self.recipe):
             self._warn(problem)
         context.raise_if_stopped()
-        self.spec = self._attach()
+        self.spec = adapter.attach(self.model, self.recipe)
         self.lengths = self.train_set.lengths
         self.steps_per_epoch = math.ceil(len(self.lengths) / self.recipe.batch_size)
         self.total_steps = self.recipe.max_steps or max(
@@ -117,27 +115,26 @@ class Trainer:
         )
         self.context.advance(self.state.step)
         try:
-            # A run that was stopped within the validation of its step has to do it again.
-            self._settle()
+            if resumed_from is not None:
+                # What a stop within the validation of its last step left undone.
+                self._end_step()
             for micro_batches in self._steps():
                 self._obey()
                 self._step(micro_batches)
                 self.context.advance(self.state.step)
-                self._settle()
+                self._end_step()
         except StopRequested:
             self._save_checkpoint()
             return RUN_STOPPED, self._results()
         return RUN_FINISHED, self._results()
 
-    def _settle(self) -> None:
-        """What is due after the current step and is not done yet.
+    def _end_step(self) -> None:
+        """What is due after the step just taken, and is not done yet.
 
         Raises:
             StopRequested: a stop came within; what was not done is done after a resume.
         """
         step = self.state.step
-        if step == 0:
-            return
         if step > self.state.validated_step and self._due(self.eval_every):
             self._validate()
         if self._saved != self.state and self.sampler and self._due(self.recipe.sample_every):
@@ -230,7 +227,7 @@ class Trainer:
         )
         return (
             f"step {self.state.step} skipped: loss {result.loss}, gradient norm "
-            f"{result.grad_norm}, {where} {dataset.shown(ids)}"
+            f"{result.grad_norm}, {where} {inputs.shown(ids)}"
         )
 
     def _validate(self) -> None:
@@ -288,7 +285,7 @@ class Trainer:
             self.take_step.optimizer,
             self.write_adapter,
             self.recipe.keep_checkpoints,
-            identity.conditions(),
+            inputs.conditions(),
         )
         self.context.emit(
             events.Checkpoint(
@@ -321,11 +318,11 @@ class Trainer:
             checkpoint.recover_adapter(self.context.run.path / "adapter")
             folder = self.context.run.path / "checkpoints"
             path = checkpoint.newest_valid(folder, self._warn)
-            identity.check_recipe(self.context.job, path)
+            inputs.check_recipe(self.context.job, path)
         if path is not None:
             ecellm = lora.read_info(path, self.model).ecellm
             lora.check_base(path, ecellm, self.base.fingerprint)
-            if changed := checkpoint.changed_conditions(path, identity.conditions()):
+            if changed := checkpoint.changed_conditions(path, inputs.conditions()):
                 self._warn(
                     f"since checkpoint {path.name} this changed: {'; '.join(changed)}; the "
                     "result may differ in its last bits from that of an uninterrupted run"
@@ -337,13 +334,6 @@ class Trainer:
             )
         self._saved = self._copy() if path is not None else None
         return self.state.step or None
-
-    def _attach(self) -> lora.LoraSpec:
-        spec = adapter.spec_for(self.model, self.recipe)
-        lora.attach(self.model, spec, seed=self.recipe.seed, init=self.recipe.init)
-        if self.recipe.grad_checkpoint:
-            recompute_blocks(self.model)
-        return spec
 
     def write_adapter(self, folder: Path) -> None:
         """Write the adapter as it is now into an existing folder."""
@@ -372,11 +362,11 @@ class Trainer:
 
     def _encode(self, split: str, purpose: str) -> encoding.EncodedSet:
         path = Path(self.context.config[split])
-        return dataset.encode(path, purpose, self.base, self.recipe.max_seq_length, self._warn)
+        return inputs.encode(path, purpose, self.base, self.recipe.max_seq_length, self._warn)
 
-    def _sampler(self) -> Sampler:
+    def _sampler(self) -> validation.Sampler:
         config = self.context.config
-        return Sampler(
+        return validation.Sampler(
             self.base,
             rows.load(Path(config.get("val") or config["train"])),
             count=self.recipe.samples,

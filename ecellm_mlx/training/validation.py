@@ -1,19 +1,24 @@
-"""Validation: the loss on held-out rows, and what it says about going on.
+"""What is looked at between two steps: the loss on held-out rows, and a few answers.
 
-Batches are fixed when a run starts and dropout is off, so no random number is drawn:
-validating more or less often changes nothing about training.
+Batches are fixed when a run starts, dropout is off, and answers come from the inference
+engine as evaluation would give them. So no random number is drawn and no gradient touched:
+a run that looks more or less often ends in the same bits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ecellm_mlx.data import prompts, rows
 from ecellm_mlx.data.batches import Batch
 from ecellm_mlx.device.backend import mx, scalar
 from ecellm_mlx.distributed.ranks import Ranks
+from ecellm_mlx.inference.answers import Answerer
+from ecellm_mlx.jobs import events
+from ecellm_mlx.models.loading import LoadedModel
 from ecellm_mlx.training.checkpoint import TrainerState
 
 
@@ -51,3 +56,42 @@ def record(state: TrainerState, value: float) -> bool:
         return True
     state.validations_without_gain += 1
     return False
+
+
+class Sampler:
+    """Answers rows of several tasks, chosen by ``seed``.
+
+    Args:
+        base: the model with its adapter.
+        candidates: rows to choose from.
+        count: how many to answer.
+        seed: decides which.
+        batch_size: rows computed at once.
+    """
+
+    def __init__(
+        self,
+        base: LoadedModel,
+        candidates: list[rows.Row],
+        *,
+        count: int,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        self._base = base
+        self._rows = rows.stratified(candidates, count, seed)
+        self._batch_size = batch_size
+
+    def __call__(self, step: int) -> Iterator[events.Sample]:
+        """One event per row, in the rows' order."""
+        self._base.model.eval()
+        answerer = Answerer(self._base, batch_size=self._batch_size)
+        answers = {answer.index: answer.prediction for answer in answerer.answer(self._rows)}
+        for index, row in enumerate(self._rows):
+            yield events.Sample(
+                step=step,
+                task=row.task,
+                prompt=prompts.prompt(row, self._base.frame),
+                prediction=answers[index],
+                reference=row.output,
+            )

@@ -20,7 +20,7 @@ from ecellm_mlx.device.cpu.rows import RowThreads, replica
 from ecellm_mlx.device.protocol import LossAndGradient
 from ecellm_mlx.models import loading, lora
 from ecellm_mlx.training import dropout, loss
-from ecellm_mlx.training.recompute import recompute_blocks
+from ecellm_mlx.training.adapter import recompute_blocks
 
 DROPOUT = 0.3
 

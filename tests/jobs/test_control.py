@@ -20,7 +20,7 @@ import pytest
 from ecellm_mlx import files, jobs
 from ecellm_mlx.errors import DiskFullError, JobError
 from ecellm_mlx.jobs import Control, State, events, lock
-from ecellm_mlx.training.launch import launch
+from ecellm_mlx.training.setup import create_run
 
 LONG = [
     "epochs=5000",
@@ -43,7 +43,7 @@ def job(
     tiny: Path, dataset: Path, tmp_path: Path
 ) -> Iterator[tuple[jobs.RunDirectory, subprocess.Popen[bytes]]]:
     """A real training job that would go on for very long."""
-    run = launch(str(tiny), str(dataset), None, LONG, tmp_path / "run")
+    run = create_run(str(tiny), str(dataset), None, LONG, tmp_path / "run")
     process = jobs.start(run)
     until(lambda: run.status().step >= 2 or process.poll() is not None)
     yield run, process
@@ -88,7 +88,7 @@ def test_every_order_by_command_and_signal(
 
 
 def test_a_stop_while_loading_ends_at_once(tiny: Path, dataset: Path, tmp_path: Path) -> None:
-    run = launch(str(tiny), str(dataset), None, LONG, tmp_path / "run")
+    run = create_run(str(tiny), str(dataset), None, LONG, tmp_path / "run")
     process = jobs.start(run)
     until(lambda: run.owner() is not None)
     run.request(Control.STOP)
@@ -214,7 +214,7 @@ def test_a_training_job_outlives_a_size_limit(
 ) -> None:
     """The limit stands for a full disk: the system refuses to write the checkpoint."""
     settings = ["max_steps=4", "save_every=2", "batch_size=4", "micro_batch_size=2", "rank=64"]
-    run = launch(str(tiny), str(dataset), None, settings, tmp_path / "run")
+    run = create_run(str(tiny), str(dataset), None, settings, tmp_path / "run")
     code = (
         "import resource, sys, threading, time\n"
         "from pathlib import Path\n"

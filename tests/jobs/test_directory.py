@@ -134,10 +134,10 @@ def test_what_a_killed_job_was_writing_is_cleared(tmp_path: Path) -> None:
 
 
 def test_terminated_job_stops_cleanly(tiny: Path, dataset: Path, tmp_path: Path) -> None:
-    from ecellm_mlx.training.launch import launch
+    from ecellm_mlx.training.setup import create_run
 
     settings = ["epochs=500", "batch_size=4", "eval_every=1000", "save_every=1000"]
-    run = launch(str(tiny), str(dataset), None, settings, tmp_path / "run")
+    run = create_run(str(tiny), str(dataset), None, settings, tmp_path / "run")
     process = jobs.start(run)
     deadline = time.monotonic() + 120
     while run.status().step < 2 and time.monotonic() < deadline:

@@ -21,7 +21,7 @@ from ecellm_mlx import jobs
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.jobs import events
 from ecellm_mlx.training import checkpoint
-from ecellm_mlx.training.launch import launch
+from ecellm_mlx.training.setup import create_run
 
 KILLER = Path(__file__).with_name("killer.py")
 KILLS = 20
@@ -85,10 +85,10 @@ def told(run: jobs.RunDirectory, kind: type[events.Event]) -> list[Any]:
 def test_killed_at_random_instants_it_ends_bit_for_bit_the_same(
     tiny: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    whole = launch(str(tiny), str(dataset), None, SETTINGS, tmp_path / "whole")
+    whole = create_run(str(tiny), str(dataset), None, SETTINGS, tmp_path / "whole")
     with Killer(whole) as killer:
         assert killer.order("end") == "0"
-    broken = launch(str(tiny), str(dataset), None, SETTINGS, tmp_path / "broken")
+    broken = create_run(str(tiny), str(dataset), None, SETTINGS, tmp_path / "broken")
     dice = random.Random(7)
     kills = 0
     with Killer(broken) as killer:
@@ -121,7 +121,7 @@ def test_killed_at_random_instants_it_ends_bit_for_bit_the_same(
 def test_a_killed_real_job_is_resumed_by_the_command(
     ecellm_process: Any, tiny: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    run = launch(str(tiny), str(dataset), None, SETTINGS, tmp_path / "run")
+    run = create_run(str(tiny), str(dataset), None, SETTINGS, tmp_path / "run")
     process = jobs.start(run)
     reader = run.reader()
     while not any(isinstance(event, events.Checkpoint) for event in reader.read()):
@@ -146,7 +146,7 @@ def test_a_killed_real_job_is_resumed_by_the_command(
 def finished(tiny: Path, dataset: Path, tmp_path: Path) -> jobs.RunDirectory:
     """A run with two checkpoints, in this process."""
     settings = [*SETTINGS, "max_steps=4"]
-    run = launch(str(tiny), str(dataset), None, settings, tmp_path / "run")
+    run = create_run(str(tiny), str(dataset), None, settings, tmp_path / "run")
     assert jobs.execute(run) == 0
     return run
 

@@ -19,8 +19,8 @@ from ecellm_mlx.jobs import events
 from ecellm_mlx.models import loading, lora
 from ecellm_mlx.training import checkpoint, loop, loss, validation
 from ecellm_mlx.training import step as step_module
-from ecellm_mlx.training.launch import launch
 from ecellm_mlx.training.loss import negative_log_likelihood
+from ecellm_mlx.training.setup import create_run
 
 BASE_SETTINGS = ["batch_size=4", "micro_batch_size=2", "epochs=2", "learning_rate=1e-2"]
 
@@ -29,7 +29,7 @@ class Run:
     """One training run in this process, so that tests can look inside."""
 
     def __init__(self, model: Path, data: Path, out: Path, *settings: str) -> None:
-        self.run = launch(str(model), str(data), None, [*BASE_SETTINGS, *settings], out)
+        self.run = create_run(str(model), str(data), None, [*BASE_SETTINGS, *settings], out)
 
     def train(self) -> tuple[str, dict[str, Any]]:
         context = jobs.JobContext(self.run)

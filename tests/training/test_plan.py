@@ -17,9 +17,9 @@ from ecellm_mlx.device.blas import Blas
 from ecellm_mlx.distributed import ranks
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.models import loading, lora, shape
-from ecellm_mlx.training import memory, plan, recompute
-from ecellm_mlx.training.launch import launch
+from ecellm_mlx.training import adapter, memory, plan
 from ecellm_mlx.training.recipe import Recipe, from_values
+from ecellm_mlx.training.setup import create_run
 from ecellm_mlx.training.step import OptimizerStep
 
 CONFIGURATIONS = [
@@ -59,7 +59,7 @@ def test_prediction_is_within_15_percent_of_what_mlx_measures(
         seed=1,
     )
     if recipe.grad_checkpoint:
-        recompute.recompute_blocks(base.model)
+        adapter.recompute_blocks(base.model)
     step = OptimizerStep(base.model, recipe, 10, ranks.Ranks(None))
     order = sorted(range(len(encoded)), key=lambda i: -lengths[i][0])
     size = recipe.micro_batch_size
@@ -106,11 +106,11 @@ def test_train_refuses_what_cannot_fit(
     monkeypatch.setattr(runtime, "memory_limit_gb", lambda: 0.045)
     settings = ["micro_batch_size=16", "batch_size=64"]
     with pytest.raises(JobError, match="does not fit") as caught:
-        launch(str(tiny), str(dataset), None, settings, tmp_path / "run")
+        create_run(str(tiny), str(dataset), None, settings, tmp_path / "run")
     assert "--set micro_batch_size=" in str(caught.value)
     assert "--force" in str(caught.value)
     assert not (tmp_path / "run").exists()
-    assert launch(str(tiny), str(dataset), None, settings, tmp_path / "run", force=True)
+    assert create_run(str(tiny), str(dataset), None, settings, tmp_path / "run", force=True)
 
 
 def test_the_command_plans_without_model_or_data(ecellm: Any) -> None:

@@ -11,7 +11,7 @@ from ecellm_mlx.device import runtime
 from ecellm_mlx.device.backend import mx, nn, tree_flatten
 from ecellm_mlx.models import lora
 from ecellm_mlx.training import dropout, loss
-from ecellm_mlx.training.recompute import recompute_blocks
+from ecellm_mlx.training.adapter import recompute_blocks
 
 BLOCKS, ROWS, LENGTH, VOCABULARY = 12, 4, 256, 20_000
 

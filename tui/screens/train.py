@@ -223,10 +223,10 @@ class TrainScreen(PlaceScreen):
 
     @work(thread=True, group="start")
     def _start(self, order: TrainOrder) -> None:
-        from ecellm_mlx.training import launch
+        from ecellm_mlx.training.setup import create_run
 
         try:
-            run = launch.launch(
+            run = create_run(
                 order.model, order.data, order.recipe or None, list(order.overrides)
             )
             process = jobs.start(run)

@@ -1,7 +1,8 @@
-"""Rows of a run as tokens: what is trained on, and the fixed batches of validation.
+"""What a run is made of: its rows as tokens, its base, its recipe, its machine.
 
-Says what the cutoff costs and refuses a set that has nothing to learn. Knows nothing
-of epochs or optimizers.
+Says what the cutoff costs and refuses a set that has nothing to learn. Base, rows and
+recipe may not change between a start and a resume, and what changed is named; the machine
+may, and then the last bits of a result may differ. Knows nothing of epochs or optimizers.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ecellm_mlx import device
 from ecellm_mlx.data import batches, encoding, rows
-from ecellm_mlx.errors import DataError
+from ecellm_mlx.errors import DataError, JobError
+from ecellm_mlx.jobs import versions
+from ecellm_mlx.jobs.directory import Job, config_fingerprint
 from ecellm_mlx.models.loading import LoadedModel
+from ecellm_mlx.training import checkpoint
 from ecellm_mlx.training.recipe import Recipe
 
 SHOWN_IDS = 5
+WORDS = {"base": "base model", "train": "training rows", "val": "validation rows"}
 
 
 def encode(
@@ -96,3 +102,48 @@ def pad_id(base: LoadedModel) -> int:
 def shown(ids: list[str]) -> str:
     """The first few of ``ids``."""
     return ", ".join(ids[:SHOWN_IDS]) + (" …" if len(ids) > SHOWN_IDS else "")
+
+
+def check_inputs(job: Job, base_fingerprint: str) -> None:
+    """Refuse a base or rows that are not those of ``job.json``.
+
+    Raises:
+        JobError: names all that changed.
+    """
+    now = {"base": base_fingerprint, "train": rows.digest([Path(job.config["train"])])}
+    if job.config.get("val"):
+        now["val"] = rows.digest([Path(job.config["val"])])
+    changed = [name for name, value in now.items() if job.fingerprints.get(name) != value]
+    if changed:
+        raise JobError(
+            f"the {' and the '.join(WORDS[name] for name in changed)} changed since this "
+            "run was created",
+            cure="restore them, or start a new run with `ecellm train`",
+        )
+
+
+def check_recipe(job: Job, newest: Path | None) -> None:
+    """Refuse a recipe that was edited in ``job.json`` after the run was created.
+
+    Args:
+        job: the run's ``job.json``.
+        newest: a checkpoint, from which the settings that changed are known.
+
+    Raises:
+        JobError: names the settings that changed.
+    """
+    now = job.config["recipe"]
+    if config_fingerprint(now) == job.fingerprints.get("recipe"):
+        return
+    before = checkpoint.recipe_of(newest) if newest else {}
+    keys = [key for key in {**before, **now} if before and before.get(key) != now.get(key)]
+    named = ", ".join(f"{key} {before.get(key)} → {now.get(key)}" for key in keys)
+    raise JobError(
+        f"the recipe changed since this run was created{f' ({named})' if named else ''}",
+        cure="undo the edit of job.json, or start a new run with `ecellm train`",
+    )
+
+
+def conditions() -> dict[str, str]:
+    """What decides the bits of a result besides the run's own files."""
+    return {**device.conditions(), **versions()}

@@ -1,11 +1,10 @@
-"""Prepare a training run: check everything that can be checked without a model.
+"""Set a training run up: check everything that can be checked without a model.
 
 Used by the command line and the TUI alike; loads neither mlx nor transformers.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,6 @@ from ecellm_mlx.models.fingerprint import base_fingerprint
 from ecellm_mlx.training import plan
 from ecellm_mlx.training import recipe as recipes
 
-# What mlx.launch (ring, jaccl, nccl) and Open MPI set in each process they start.
-RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -32,12 +28,7 @@ class Prepared:
     fingerprints: dict[str, str]
 
 
-def launched() -> bool:
-    """Whether ``mlx.launch`` started this process, alone or with others."""
-    return any(name in os.environ for name in RANK_VARIABLES)
-
-
-def launch(
+def create_run(
     model: str,
     data: str,
     recipe: str | None = None,
@@ -80,7 +71,7 @@ def prepare(
     *,
     force: bool = False,
 ) -> Prepared:
-    """Check an order and resolve its names; the arguments are those of ``launch``.
+    """Check an order and resolve its names; the arguments are those of ``create_run``.
 
     Raises:
         ModelError, DataError, RecipeError: what is wrong.
