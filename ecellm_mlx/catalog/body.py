@@ -177,7 +177,7 @@ def answers(context: jobs.JobContext, table: Table, source: str) -> Iterator[Ans
         if not shard.all_done(done):
             found.ended = "stopped"
         else:
-            shard.exchange(journal)
+            shard.exchange(journal.blocks(), journal.add_block)
             if shard.rank:
                 found.ended = "finished"
         yield found

@@ -16,6 +16,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ MODEL, PERSON = "model", "person"
 # SQLite's limit on the variables of a statement is 999 in old builds.
 MAX_VARIABLES = 900
 BINS = 10
+BLOCK_ENTRIES = 2048
 BUSY_S = 0.5
 
 SCHEMA = """
@@ -193,6 +195,22 @@ class Journal:
                     for e in entries
                 ],
             )  # fmt: skip
+
+    def blocks(self) -> Iterator[str]:
+        """All answers that are there now as texts, for the journals of other ranks."""
+        # Read to its end first: what others send is added to the same table meanwhile.
+        keys = iter([entry.key for entry in self.all_entries()])
+        while part := list(islice(keys, BLOCK_ENTRIES)):
+            yield json.dumps(
+                [
+                    [e.key.hex(), e.answer, e.confidence, e.error, e.origin]
+                    for e in self.entries(part).values()
+                ]
+            )
+
+    def add_block(self, text: str) -> None:
+        """Record the answers of a block of another journal."""
+        self.add(Entry(bytes.fromhex(key), *values) for key, *values in json.loads(text))
 
     def histogram(self) -> list[int]:
         """Answers of this configuration by confidence, in ten bins."""

@@ -9,22 +9,18 @@ and so are batches and answers.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecellm_mlx.catalog.journal import Entry, Journal
 from ecellm_mlx.distributed.launched import launched_rank
 from ecellm_mlx.errors import JobError
 
 if TYPE_CHECKING:
     from ecellm_mlx.distributed.ranks import Ranks
 
-BLOCK_ENTRIES = 2048
 DONE, STOPPED, FAILED = "done", "stopped", "failed: "
 RESUME = (
     "every rank's answers are in its journal: start the same command again with --resume, "
@@ -84,19 +80,18 @@ class Shard:
                 )
         return all(text == DONE for text in said)
 
-    def exchange(self, journal: Journal) -> None:
-        """Give every rank the answers of all others."""
+    def exchange(self, blocks: Iterator[str], take: Callable[[str], None]) -> None:
+        """Give every rank the blocks of all ranks.
+
+        Args:
+            blocks: this rank's texts, none of them empty.
+            take: called with every rank's blocks, its own included.
+        """
         if self.group is None:
             return
-        # Read to its end first: the loop below adds to the same table.
-        mine = iter([entry.key for entry in journal.all_entries()])
-        while True:
-            block = journal.entries(list(islice(mine, BLOCK_ENTRIES)))
-            received = self._texts(_pack(block.values()))
-            found = [entry for text in received for entry in _unpack(text)]
-            if not found:
-                return
-            journal.add(found)
+        while any(received := self._texts(next(blocks, ""))):
+            for text in filter(None, received):
+                take(text)
 
     def _texts(self, text: str) -> list[str]:
         """The text of every rank."""
@@ -124,16 +119,3 @@ def join() -> Shard:
 
     group = ranks.current()
     return Shard(group.rank, group.size, group)
-
-
-def _pack(entries: Iterable[Entry]) -> str:
-    return json.dumps(
-        [[e.key.hex(), e.answer, e.confidence, e.error, e.origin] for e in entries]
-    )
-
-
-def _unpack(text: str) -> list[Entry]:
-    return [
-        Entry(bytes.fromhex(key), answer, confidence, error, origin)
-        for key, answer, confidence, error, origin in json.loads(text)
-    ]
