@@ -9,6 +9,9 @@ LoRA of rank 16 on every linear layer of the blocks, AdamW, the same batch size.
 is the whole product (`ecellm train`'s loop with its events), mlx-lm its own
 `mlx_lm.tuner.trainer.train`; PEFT gets batches of similar length as its trainer can
 make them. A step on other rows comes first and is not counted.
+
+``--device plain`` has ours compute by the plain path, MLX as it comes, which is what Macs
+run; mlx-lm's trainer and PEFT's are the same with either.
 """
 
 from __future__ import annotations
@@ -45,10 +48,13 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--repeats", type=int, default=1, help="rounds; the best counts")
+    parser.add_argument("--device", default="auto", choices=["auto", "plain"], help="of ours")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    # Before anything asks for the device, here and in the processes of the peers.
+    os.environ["ECELLM_DEVICE"] = options.device
     if options.side:
         sys.stdout.write(json.dumps(measure(options.side, options.work)) + "\n")
         return
@@ -120,7 +126,10 @@ def prepare(work: Path, options: argparse.Namespace) -> None:
 
 def run_side(side: str, work: Path) -> dict[str, float]:
     """Run one side in its own process."""
-    command = [sys.executable, __file__, "--side", side, "--work", str(work)]
+    device = os.environ["ECELLM_DEVICE"]
+    command = [
+        sys.executable, __file__, "--side", side, "--work", str(work), "--device", device,
+    ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -80,6 +80,13 @@ def torch_in_children(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECELLM_TEST_TORCH", "1")
 
 
+@pytest.fixture(params=["auto", "plain"])
+def each_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A test that must hold on both paths, here and in the processes that it starts."""
+    monkeypatch.setenv("ECELLM_DEVICE", request.param)
+    return str(request.param)
+
+
 @pytest.fixture(autouse=True)
 def workspace_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a workspace of its own."""

@@ -49,6 +49,7 @@ class Run:
         return weights
 
 
+@pytest.mark.usefixtures("each_path")
 def test_a_run_trains_and_leaves_what_the_design_promises(
     tiny: Path, dataset: Path, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_run_trains_and_leaves_what_the_design_promises(
     lora.load(base.model, run.run.path / "adapter", base=base.fingerprint)
 
 
+@pytest.mark.usefixtures("each_path")
 def test_a_stopped_run_resumes_bit_for_bit_with_dropout(
     tiny: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def untied_llama(
     return target
 
 
+@pytest.mark.usefixtures("each_path")
 @pytest.mark.parametrize(
     ("name", "weighting"),
     [
