@@ -65,9 +65,9 @@ def main() -> None:
         # Round by round, so that a busy minute of the machine meets every side.
         for _ in range(options.repeats):
             for side in options.sides.split(","):
-                found = run_side(side, work)
-                if side not in results or found["seconds"] < results[side]["seconds"]:
-                    results[side] = found
+                result = run_side(side, work)
+                if side not in results or result["seconds"] < results[side]["seconds"]:
+                    results[side] = result
     if options.json:
         print(json.dumps(results, indent=2))
     else:
@@ -101,9 +101,9 @@ def prepare(work: Path, options: argparse.Namespace) -> None:
     every = rows.load((options.data or sample.folder()) / "train.jsonl")
     usable = []
     for row in every:
-        found = encoding.encode_row(row, base.tokenizer, base.frame, 1 << 20)
-        if len(found.tokens) <= options.max_length:
-            usable.append((row, found))
+        encoded = encoding.encode_row(row, base.tokenizer, base.frame, 1 << 20)
+        if len(encoded.tokens) <= options.max_length:
+            usable.append((row, encoded))
     count = options.rows + options.batch_size
     if len(usable) < count:
         raise SystemExit(f"only {len(usable)} rows of at most {options.max_length} tokens")
@@ -149,18 +149,18 @@ def measure(side: str, work: Path) -> dict[str, float]:
     # Stdout carries the result alone; mlx-lm's trainer writes its progress there.
     with contextlib.redirect_stdout(sys.stderr):
         run = {"ours": ours, "mlx-lm": mlx_lm, "peft": peft}[side]
-        found = run(work, settings)
+        measured = run(work, settings)
     rows = json.loads((work / "timed" / "tokens.json").read_text())
     real = sum(len(tokens) for tokens, _ in rows)
     supervised = sum(len(tokens) - prompt for tokens, prompt in rows)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        **found,
+        **measured,
         "rows": len(rows),
-        "rows_per_second": len(rows) / found["seconds"],
-        "tokens_per_second": real / found["seconds"],
+        "rows_per_second": len(rows) / measured["seconds"],
+        "tokens_per_second": real / measured["seconds"],
         "supervised_tokens": supervised,
-        "padding_share": 1 - real / found["computed_tokens"],
+        "padding_share": 1 - real / measured["computed_tokens"],
         "peak_rss_gib": after * 1024 / GIB,
         "rss_before_gib": before * 1024 / GIB,
     }

@@ -136,16 +136,16 @@ def _disk() -> dict[str, str]:
 def _models() -> dict[str, str]:
     from ecellm_mlx.models import registry
 
-    found = registry.installed(workspace.current())
-    broken = [m for m in found if m.problem]
+    installed = registry.installed(workspace.current())
+    broken = [m for m in installed if m.problem]
     if broken:
         detail = "; ".join(f"{m.name}: {m.problem}" for m in broken)
         return _check("models", "warn", detail, f"remove {broken[0].path} and pull it again")
-    if not found:
+    if not installed:
         return _check(
             "models", "warn", "none installed", "run `ecellm models import smollm2-135m`"
         )
-    return _check("models", "ok", ", ".join(m.name for m in found))
+    return _check("models", "ok", ", ".join(m.name for m in installed))
 
 
 def _reference() -> dict[str, str]:

@@ -62,19 +62,19 @@ def thin(
     train: encoding.EncodedSet, val: encoding.EncodedSet | None, recipe: Recipe
 ) -> list[str]:
     """What is too little of these rows to be trained or judged well, in sentences."""
-    found = []
+    problems = []
     size = recipe.batch_size
     if len(train.kept) < size:
-        found.append(
+        problems.append(
             f"the training set has {count(len(train.kept))}, fewer than batch_size={size}, so "
             "that an epoch is one step; add rows or lower batch_size"
         )
     if val is not None and len(val.kept) < size:
-        found.append(
+        problems.append(
             f"the validation set has {count(len(val.kept))}, fewer than batch_size={size}, so "
             "that its loss says little about which adapter is best; add rows"
         )
-    return found
+    return problems
 
 
 def count(rows: int) -> str:

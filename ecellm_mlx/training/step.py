@@ -126,13 +126,13 @@ class OptimizerStep:
 
     def _culprits(self, step: int, micro_batches: Sequence[Batch]) -> tuple[int, ...]:
         """The micro-batches that are not finite by themselves, found by doing them again."""
-        found = np.zeros(len(micro_batches), np.float32)
+        broken = np.zeros(len(micro_batches), np.float32)
         for index, batch in self.group.share(micro_batches):
             value, gradient = self._micro_batch(step, index, batch)
             sums = [mx.abs(g).sum() for _, g in tree_flatten(gradient)]
             finite = math.isfinite(scalar(mx.stack([mx.abs(value), *sums]).sum()))
-            found[index] = not finite
-        every = self.group.sum([mx.array(found)])[0]
+            broken[index] = not finite
+        every = self.group.sum([mx.array(broken)])[0]
         return tuple(np.flatnonzero(np.array(every)).tolist())
 
 

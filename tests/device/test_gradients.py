@@ -130,7 +130,7 @@ def test_a_trained_head_keeps_its_gradient(tiny: Path) -> None:
 
     expected = gradient(loss.head_loss)
     with replaced.for_training(model).active():
-        found = gradient(head.head_loss)
+        got = gradient(head.head_loss)
     assert any(mx.abs(array).max() > 0 for array in expected.values())
     for name, array in expected.items():
-        assert close(found[name], array), name
+        assert close(got[name], array), name

@@ -54,11 +54,11 @@ def test_parts_are_rows_of_the_batch():
             batch.target_rows, batch.target_positions, batch.target_ids, strict=True
         )
     }
-    found = {
+    cut_rows = {
         (tuple(part.tokens[row, : position + 1]), target)
         for part in cut(batch, 3)
         for row, position, target in zip(
             part.target_rows, part.target_positions, part.target_ids, strict=True
         )
     }
-    assert found == whole
+    assert cut_rows == whole

@@ -27,15 +27,15 @@ DROPOUT = 0.3
 
 @pytest.fixture(params=["llama", "phi"])
 def base(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> loading.LoadedModel:
-    found = loading.load(tiny_models[request.param])
-    spec = lora.LoraSpec(4, 2.0, 0.0, lora.resolve_targets(found.model, ["all-linear"]))
-    lora.attach(found.model, spec, seed=0)
+    loaded = loading.load(tiny_models[request.param])
+    spec = lora.LoraSpec(4, 2.0, 0.0, lora.resolve_targets(loaded.model, ["all-linear"]))
+    lora.attach(loaded.model, spec, seed=0)
     # B is zero at first, and so would be most of the gradient.
-    weights = flat(found.model.trainable_parameters())
+    weights = flat(loaded.model.trainable_parameters())
     drawn = [(name, 0.05 * mx.random.normal(array.shape)) for name, array in weights.items()]
-    found.model.load_weights(drawn, strict=False)
-    mx.eval(found.model.parameters())
-    return found
+    loaded.model.load_weights(drawn, strict=False)
+    mx.eval(loaded.model.parameters())
+    return loaded
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_masks_are_those_of_the_row_on_any_number_of_threads(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The output head's too, whose inputs are the supervised positions of all rows."""
-    found = []
+    computed = []
     for count in (1, 2, 3):
         base = loading.load(tiny)
         targets = lora.resolve_targets(base.model, ["all-linear", "embed_tokens"])
@@ -124,8 +124,8 @@ def test_masks_are_those_of_the_row_on_any_number_of_threads(
         kept = encoding.encode_rows(chosen, base.tokenizer, base.frame, 512).kept
         threads(monkeypatch, count)
         compute = gradient_of(base.model, DROPOUT)
-        found.append(compute(batches.collate(kept, range(len(kept)), 0), 5))
-    (expected, whole), *others = found
+        computed.append(compute(batches.collate(kept, range(len(kept)), 0), 5))
+    (expected, whole), *others = computed
     for value, gradient in others:
         assert value.item() == pytest.approx(expected.item(), rel=1e-5)
         for name, array in flat(whole).items():

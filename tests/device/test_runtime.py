@@ -62,9 +62,9 @@ def test_a_cuda_package_that_is_not_used_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(runtime, "cuda_package", lambda: None)
     assert doctor._device(cpu)["status"] == "ok"
     monkeypatch.setattr(runtime, "cuda_package", lambda: "mlx-cuda-13")
-    found = doctor._device(cpu)
-    assert found["status"] == "warn"
-    assert "--no-deps mlx-cuda-13" in found["cure"]
+    check = doctor._device(cpu)
+    assert check["status"] == "warn"
+    assert "--no-deps mlx-cuda-13" in check["cure"]
     assert doctor._device(runtime.Runtime("cuda", cpu.blas))["status"] == "ok"
 
 

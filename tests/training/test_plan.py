@@ -80,8 +80,8 @@ def test_prediction_is_within_15_percent_of_what_mlx_measures(
 def test_shapes_of_models_that_are_not_installed(model: str) -> None:
     from ecellm_mlx.models.registry import REGISTRY
 
-    found = shape.of(model)
-    billions = (found.block_parameters + found.embedding_parameters) / 1e9
+    base = shape.of(model)
+    billions = (base.block_parameters + base.embedding_parameters) / 1e9
     assert billions == pytest.approx(REGISTRY[model].parameters_b, rel=0.02)
 
 
@@ -116,11 +116,11 @@ def test_train_refuses_what_cannot_fit(
 def test_the_command_plans_without_model_or_data(ecellm: Any) -> None:
     done = ecellm("plan", "--model", "ecellm-l", "--recipe", "ecellm-l", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["peak_gb"] > found["weights_gb"] > 20
-    assert found["macs"]["8"] is False
-    assert found["rows"] == plan.ECINSTRUCT_ROWS
-    assert "assumed" in found["lengths_from"]
+    document = json.loads(done.stdout)
+    assert document["peak_gb"] > document["weights_gb"] > 20
+    assert document["macs"]["8"] is False
+    assert document["rows"] == plan.ECINSTRUCT_ROWS
+    assert "assumed" in document["lengths_from"]
     given = ecellm("plan", "--model", "smollm2-135m", "--tokens-per-second", "100")
     assert "time: about" in given.stdout
     assert ecellm("plan", "--model", "no-such-model").returncode == 1

@@ -17,9 +17,11 @@ def test_every_recipe_loads(name: str) -> None:
 
 
 def test_overrides_are_parsed_by_type() -> None:
-    found = recipe.read(None, ["rank=8", "dora=true", "targets=q_proj, lm_head", "epochs=0.5"])
-    assert (found.rank, found.dora, found.epochs) == (8, True, 0.5)
-    assert found.targets == ["q_proj", "lm_head"]
+    settings = recipe.read(
+        None, ["rank=8", "dora=true", "targets=q_proj, lm_head", "epochs=0.5"]
+    )
+    assert (settings.rank, settings.dora, settings.epochs) == (8, True, 0.5)
+    assert settings.targets == ["q_proj", "lm_head"]
 
 
 def test_all_problems_together() -> None:

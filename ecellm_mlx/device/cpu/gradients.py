@@ -244,9 +244,9 @@ def _recomputed(
     """
 
     def gradients(given: Any, cotangent: mx.array, _output: mx.array) -> Any:
-        found = [leaf(g) for g in mx.vjp(function, list(given), [cotangent])[1]]
+        results = [leaf(g) for g in mx.vjp(function, list(given), [cotangent])[1]]
         done()
-        return tuple(found)
+        return tuple(results)
 
     kept = differentiable(lambda *given: leaf(function(*given)))
     kept.vjp(gradients)
