@@ -78,6 +78,8 @@ class KeyedDropout(nn.Dropout):
 
     def mask(self, shape: tuple[int, ...]) -> mx.array:
         """The kept elements of an input of this shape, boolean."""
+        # (rows, length, features): what a part of the rows is narrower by is cut off, and the
+        # n-th target of a row takes the n-th mask of that row.
         if len(shape) == 3:
             return self._drawn(self._extent.length, shape[-1])[:, : shape[1]]
         return self._drawn(self._extent.targets, shape[-1])[self._targets]
@@ -116,6 +118,7 @@ class AdapterMasks:
             return
         extent = Extent.of(batch)
         keys = mx.random.split(mx.random.key(seed), len(self._layers) * extent.rows)
+        # (layers · rows, 2), layer by layer, as (layers, rows, 2).
         keys = keys.reshape(len(self._layers), extent.rows, -1)
         if part is not None:
             keys = keys[:, mx.array(list(rows))]

@@ -110,7 +110,8 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float)
         scale: factor on the scores.
     """
     batch, heads, length, dim = queries.shape
-    # Heads that share keys go into one product, as rows of the same matrix.
+    # (B, heads, T, dim) as (B, key heads, heads / key heads · T, dim): heads that share keys
+    # lie side by side, and go into one product as rows of the same matrix.
     folded = (batch, keys.shape[1], heads // keys.shape[1] * length, dim)
 
     @differentiable
@@ -144,13 +145,27 @@ def attend(
 def _attention_gradients(
     queries: mx.array, keys: mx.array, values: mx.array, cotangent: mx.array, output: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """With P the weights and D = Σ dO · O over dim: dS = P · (dO Vᵀ − D).
+    """The way back through softmax attention, from its inputs and its output alone.
 
-    Queries, cotangent and output are (B, key heads, rows, dim), whose rows are whole
-    heads of T each.
+    Forward: S = Q Kᵀ (scaled queries), P = softmax(S) by rows, O = P V. Backward, given dO:
+
+        dV = Pᵀ dO,   dP = dO Vᵀ,   dS = P ∘ (dP − D),   dQ = dS K,   dK = dSᵀ Q
+
+    where D = rowsum(P ∘ dP) comes from the softmax: every weight of a row falls when one
+    rises. Since Σⱼ Pᵢⱼ dPᵢⱼ = dOᵢ · Σⱼ Pᵢⱼ Vⱼ, it is rowsum(dO ∘ O), which needs no P. So P
+    is not kept by the forward pass but computed again here (Dao et al., FlashAttention,
+    arXiv 2205.14135, appendix B.2). With the weights W of ``_weights`` and their row sums l,
+    P = W / l: dO is divided in its place, which is narrower.
+
+    Args:
+        queries, cotangent, output: Q, dO and O, (B, key heads, rows, dim); the rows of a key
+            head are the T queries of each head that shares it, head by head.
+        keys, values: (B, key heads, T, dim).
+
+    Returns:
+        dQ, dK and dV, like Q, K and V.
     """
     weights, totals = _weights(queries, keys)
-    # Dividing the narrow dO is cheaper than dividing the weights, whose rows it multiplies.
     scaled = cotangent / totals
     d_values = weights.swapaxes(-1, -2) @ scaled
     d_scores = scaled @ values.swapaxes(-1, -2)
@@ -170,6 +185,7 @@ def _weights(queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
     scores = queries @ keys.swapaxes(-1, -2)
     mx.eval(scores)
     length = keys.shape[2]
+    # (B, key heads, heads / key heads · T, T) as (B · heads, T, T): a square for each head.
     view = np.asarray(scores).reshape(-1, length, length)
     totals = np.empty((*view.shape[:2], 1), np.float32)
     step = max(1, BLOCK // (QUERY_BLOCK * length))
@@ -194,7 +210,12 @@ def lora_linear(
     mask: mx.array | None = None,
     share: float = 1.0,
 ) -> mx.array:
-    """x Wᵀ + bias + scale · dropout(x) A B, in two products and one that adds to them.
+    """y = x Wᵀ + bias + scale · dropout(x) A B, in two products and one that adds to them.
+
+    With u = dropout(x), and W frozen (Hu et al., LoRA, arXiv 2106.09685), given dy:
+
+        dA = scale · uᵀ (dy Bᵀ),   dB = scale · (u A)ᵀ dy,
+        dx = dy W + dropout(scale · (dy Bᵀ) Aᵀ)
 
     Keeps ``x`` and ``mask`` only, and drops out again on the way back.
 
@@ -221,6 +242,7 @@ def lora_linear(
 
     def gradients(primals: Any, cotangent: mx.array, _output: mx.array) -> Any:
         x, a, b = primals
+        # (…, out) and (…, in) as rows: N = all dimensions but the last.
         dy, flat = cotangent.reshape(-1, wide), dropout(x).reshape(-1, narrow)
         inner = dy @ (scale * b).T  # (N, r)
         da, db = leaf(flat.T @ inner), leaf((scale * (flat @ a)).T @ dy)
