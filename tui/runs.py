@@ -59,12 +59,11 @@ def live() -> list[RunSummary]:
 
 def _summarize(run: RunDirectory) -> RunSummary:
     job, status = run.job(), run.status()
-    model = str(job.config.get("model_name") or job.config.get("model") or "")
     return RunSummary(
         path=run.path,
         state=status.state,
         kind=job.kind,
-        model=Path(model).name,
+        model=Path(job.model).name,
         step=int(status.step),
         total_steps=int(status.total_steps),
         age_s=time.time() - job.created,

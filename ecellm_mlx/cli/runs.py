@@ -114,8 +114,7 @@ def _entry(run: RunDirectory) -> dict[str, Any]:
     kind, model, message = "", "", status.message
     try:
         job = run.job()
-        kind = job.kind
-        model = str(job.config.get("model_name") or job.config.get("model") or "")
+        kind, model = job.kind, job.model
     except (JobError, AttributeError) as error:
         message = str(error)
     return {

@@ -80,6 +80,11 @@ class Job:
     versions: dict[str, str]
     fingerprints: dict[str, str]
 
+    @property
+    def model(self) -> str:
+        """The model as it was asked for: its name, else its folder; empty without one."""
+        return str(self.config.get("model_name") or self.config.get("model") or "")
+
 
 @dataclass
 class Status:

@@ -361,7 +361,7 @@ class RunScreen(QuickScreen):
     def _go(self, mode: str) -> None:
         values = {"adapter": str(self.run.path)}
         with contextlib.suppress(JobError):
-            values["model"] = str(self.run.job().config.get("model_name") or "")
+            values["model"] = self.run.job().model
         self.app.post_message(PlaceWanted(mode, values))
 
     def _draw_curves(self) -> None:
