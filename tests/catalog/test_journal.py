@@ -9,6 +9,8 @@ import pytest
 from ecellm_mlx.catalog.journal import PERSON, Entry, Journal
 from ecellm_mlx.errors import JobError, StorageError
 
+pytestmark = pytest.mark.unit
+
 A, B = {"model": "a", "task": "x"}, {"model": "b", "task": "x"}
 ONE, TWO = b"1" * 16, b"2" * 16
 

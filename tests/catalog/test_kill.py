@@ -66,6 +66,7 @@ def outputs(out: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.proof
 def test_many_kills_change_nothing(tiny: Path, table: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         **KIND, "model": str(tiny), "batch_size": 3, "review_below": 0.5,
@@ -96,6 +97,7 @@ def test_many_kills_change_nothing(tiny: Path, table: Path, tmp_path: Path) -> N
     assert len({n for n in answers if 0 < n < answers[-1]}) >= 2
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("row", [1, 40, 79])
 def test_a_kill_while_writing_leaves_no_half_table(
     tiny: Path, table: Path, tmp_path: Path, row: int
@@ -124,6 +126,7 @@ def count_answers(out: Path) -> int:
     return int(found[0])
 
 
+@pytest.mark.proof
 def test_kills_of_the_real_job(tiny: Path, table: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {**KIND, "model": str(tiny), "batch_size": 2}
     real = ("-m", "ecellm_mlx.jobs")

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from ecellm_mlx import sample
-from ecellm_mlx.catalog import lists, preview, saved
+from ecellm_mlx.catalog import lists, saved
 from ecellm_mlx.data import rows
 from ecellm_mlx.data.question import OWN_OPTIONS, Question, build
 from ecellm_mlx.errors import DataError, UsageError
 from ecellm_mlx.tables import mapping, open_table
 from ecellm_mlx.tables.guess import guess
 from ecellm_mlx.tasks.registry import TASKS, find
+
+pytestmark = pytest.mark.unit
 
 
 def table(folder: Path, text: str, name: str = "t.csv") -> Path:
@@ -229,20 +231,3 @@ def test_a_saved_question_is_read_back(tmp_path: Path) -> None:
     path.write_text("task = ")
     with pytest.raises(DataError, match="cannot be read"):
         saved.load(path)
-
-
-def test_a_preview_shows_prompts_and_live_answers(tiny: Path) -> None:
-    content = open_table(sample.catalog())
-    question = build(content.names, task="SA", mapping=["review=title"])
-    shown = preview.prompts(content, question, model=str(tiny))
-    assert len(shown) == preview.LIMIT
-    assert shown[0].prompt.startswith("Below is an instruction")
-    assert "Stream Smarter" in shown[0].prompt
-    assert "very positive" in shown[0].options[0]
-    answered = preview.answers(shown, model=str(tiny))
-    assert [p.prompt for p in answered] == [p.prompt for p in shown]
-    for one in answered:
-        assert one.answer in one.options
-        assert 0 < (one.confidence or 0) <= 1
-    unfit = build(content.names, task="SA", mapping=["review=description"])
-    assert any(p.error for p in preview.prompts(content, unfit, model=str(tiny)))

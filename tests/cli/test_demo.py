@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 KEYS = {"task", "n", "metric", "before", "after", "invalid_before", "invalid_after", "decoding"}
 
 
+@pytest.mark.proof
 def test_quick_demo(ecellm: Any, gguf_file: Path, tmp_path: Path) -> None:
     assert gguf_file.exists()
     done = ecellm("demo", "--quick", "--json", "--out", tmp_path / "demo")

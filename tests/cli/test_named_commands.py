@@ -1,4 +1,8 @@
-"""Every command that an error, a hint or a document names can be given as it stands there."""
+"""Every command that an error, a hint or a document names can be typed as it stands.
+
+Read are the strings of the product's code, whatever they are used for, the recipes and the
+documents: what stands in backquotes or after ``Example:``, and the lines of code blocks.
+"""
 
 from __future__ import annotations
 
@@ -11,138 +15,184 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
+import typer
 
 from ecellm_mlx.cli.app import app
+from ecellm_mlx.models.registry import REGISTRY
+
+pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(
-    path for name in ("ecellm_mlx", "tui", "converters") for path in (ROOT / name).rglob("*.py")
-)
-DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
-QUOTED = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-FENCED = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"^    (ecellm .*)$", re.MULTILINE)
-ASIDE = "BLANK"  # in place of what an f-string fills in
-# What a verb does not say by itself: where the words of another command begin.
-NESTED = {"launch"}
+PRODUCT = ("ecellm_mlx", "converters", "tui")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md")
+SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)([^`]+)\1(?!`)")
+EXAMPLE = re.compile(r"Example: (.+)")
+FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^ {4}.*$", re.MULTILINE)
+# What a string leaves open, and what a document does.
+FILLED_IN = "FILLED_IN"
+LEFT_OPEN = re.compile(rf"{FILLED_IN}|[A-Z_]+|…|\.\.\.")
+ECELLM: Any = typer.main.get_command(app)
+# Of models and recipes.
+NAMES = REGISTRY.keys() | {path.stem for path in ROOT.glob("ecellm_mlx/recipes/*.toml")}
+# Understood before the command line is parsed.
+GLOBAL = {"--debug", "--help", "-h"}
 
 
-def spoken(node: ast.AST) -> Iterator[str]:
-    """Texts of a module, f-strings with ``ASIDE`` for what is filled in."""
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.JoinedStr):
-            parts = (
-                str(part.value) if isinstance(part, ast.Constant) else ASIDE
-                for part in inner.values
+def strings(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of every string of a Python file; what is filled in is not known."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(part) for part in node.values}
+            text = "".join(
+                str(part.value) if isinstance(part, ast.Constant) else FILLED_IN
+                for part in node.values
             )
-            yield "".join(parts)
-        elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-            yield inner.value
+            yield node.lineno, text
+        elif isinstance(node, ast.Constant) and id(node) not in inside:
+            yield node.lineno, str(node.value)
 
 
-def commands_of_source(path: Path) -> Iterator[str]:
-    """What stands in backquotes, and the examples of help texts."""
-    for text in spoken(ast.parse(path.read_text(encoding="utf-8"))):
-        joined = re.sub(r"(?<!`)`([^`]*)\n\s*([^`]*)`(?!`)", r"`\1 \2`", text)
-        yield from QUOTED.findall(joined)
-        if example := re.search(r"^\s*Example: (.*?)\s*\Z", text, re.MULTILINE | re.DOTALL):
-            yield " ".join(example[1].replace("\\\n", "\n").split())
+def commands_of_text(text: str) -> Iterator[str]:
+    """What stands in backquotes, and examples."""
+    for match in SPAN.finditer(text):
+        yield " ".join(match[2].split())
+    for match in EXAMPLE.finditer(text):
+        yield match[1]
 
 
-def commands_of_document(path: Path) -> Iterator[str]:
-    """What stands in backquotes, and every line of a shell's."""
-    text = path.read_text(encoding="utf-8")
-    for block in FENCED.findall(text):
+def commands_of_document(text: str) -> Iterator[str]:
+    """The same, and the lines of code blocks without their comments."""
+    blocks = [match[1] for match in FENCE.finditer(text)]
+    text = FENCE.sub("", text)
+    blocks.append("\n".join(INDENTED.findall(text)))
+    yield from commands_of_text(text)
+    for block in blocks:
         for line in block.replace("\\\n", " ").splitlines():
-            yield line.split(" #")[0].strip()
-    yield from INDENTED.findall(text)
-    yield from QUOTED.findall(re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+            for part in re.split(r"\s(?:&&|\|)\s", re.sub(r"(^|\s)#.*", "", line)):
+                yield part.strip().removeprefix("$ ")
 
 
-def problem_of(text: str) -> str:
-    """Why ``text`` is no command of ours, if it pretends to be one."""
+def words_of(command: str) -> list[str]:
+    """The words of a command; the brackets of optional parts are dropped."""
+    plain = command.replace("[", " ").replace("]", " ")
     try:
-        words = shlex.split(text)
+        return shlex.split(plain)
     except ValueError:
-        return ""
+        return plain.split()
+
+
+def problem(command: str) -> str:
+    """Why the command cannot be typed; empty if it can, or if it is something else."""
+    words = words_of(command)
     if not words:
         return ""
-    name = Path(words[0]).name
-    if name != "ecellm":
-        alike = difflib.SequenceMatcher(None, name, "ecellm").ratio() > 0.8
-        return f"{name} is no command" if alike and len(words) > 1 else ""
-    return _problem(typer.main.get_command(app), words[1:])
-
-
-def _problem(command: Any, words: list[str]) -> str:
-    """What is wrong with ``words`` after ``command``, one of click's."""
-    options = {
-        name: option
-        for option in command.params
-        if option.param_type_name == "option"
-        for name in (*option.opts, *option.secondary_opts)
-    }
-    verbs = getattr(command, "commands", {})
-    known = {*options, "--help", "-h", "--debug"}
-    words = list(words)
-    while words:
-        word = words.pop(0)
-        if word in ("|", "&&", ";", ">", "2>", "…", "...", ASIDE):
-            return ""
-        if word.startswith("-") and len(word) > 1:
-            if word not in known:
-                return f"`{command.name}` has no option {word}"
-            option = options.get(word)
-            if option is not None and not option.is_flag and words:
-                words.pop(0)
-        elif verbs:
-            names = word.split("|")
-            if unknown := [name for name in names if name not in verbs]:
-                # VERB and Name are placeholders in a sentence.
-                return "" if word.isupper() else f"{unknown[0]!r} is no verb"
-            if len(names) > 1:
-                return ""
-            return _problem(verbs[word], words)
-        elif command.name in NESTED:
-            return _problem(typer.main.get_command(app), [word, *words])
+    program, rest = words[0], words[1:]
+    if program == "ecellm":
+        return _unknown(ECELLM, rest)
+    if re.search(r"[_./<=:]", program) or program in NAMES:
+        return ""
+    close = difflib.get_close_matches(program, ["ecellm"], cutoff=0.7)
+    verb = bool(rest) and rest[0] in ECELLM.commands
+    if program.startswith("ecell") or (close and verb):
+        return f"there is no program {program}"
     return ""
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_documents_name_commands_that_exist(path: Path) -> None:
-    assert not [
-        f"{text}: {why}" for text in commands_of_document(path) if (why := problem_of(text))
-    ]
+def _unknown(command: Any, words: list[str]) -> str:
+    """The first verb or option that ``command`` does not know."""
+    options = {name: p for p in command.params for name in (*p.opts, *p.secondary_opts)}
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if word.startswith("-") and word.strip("-"):
+            name, _, value = word.partition("=")
+            if name in GLOBAL:
+                continue
+            if name not in options:
+                return f"{command.name} has no option {name}"
+            if not (value or options[name].is_flag) and words:
+                words.pop(0)
+        elif hasattr(command, "commands"):
+            if LEFT_OPEN.fullmatch(word):
+                return ""
+            # ``pause|stop RUN`` stands for two commands.
+            for verb in word.split("|"):
+                if verb not in command.commands:
+                    return f"{command.name} has no verb {verb}"
+                if why := _unknown(command.commands[verb], words):
+                    return why
+            return ""
+        elif command.name == "launch":
+            # What follows is the command that every rank runs.
+            return _unknown(ECELLM, [word, *words])
+    return ""
 
 
-def test_errors_and_hints_name_commands_that_exist() -> None:
+def test_commands_in_the_code() -> None:
     wrong, seen = [], 0
-    for path in SOURCES:
-        for text in commands_of_source(path):
-            seen += text.startswith("ecellm ")
-            if why := problem_of(text):
-                wrong.append(f"{path.relative_to(ROOT)}: {text}: {why}")
-    assert not wrong
-    assert seen > 50
+    for package in PRODUCT:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for line, text in strings(path):
+                for command in commands_of_text(text):
+                    seen += command.startswith("ecellm ")
+                    if why := problem(command):
+                        wrong.append(f"{path.relative_to(ROOT)}:{line}: `{command}`: {why}")
+    assert not wrong, "\n".join(wrong)
+    assert seen > 100, "they are still found"
+
+
+@pytest.mark.parametrize("pattern", [*DOCUMENTS, "ecellm_mlx/**/*.md", "ecellm_mlx/**/*.toml"])
+def test_commands_in_documents_and_recipes(pattern: str) -> None:
+    wrong, seen = [], 0
+    for path in sorted(ROOT.glob(pattern)):
+        for command in commands_of_document(path.read_text(encoding="utf-8")):
+            seen += command.startswith("ecellm ")
+            if why := problem(command):
+                wrong.append(f"{path.relative_to(ROOT)}: `{command}`: {why}")
+    assert not wrong, "\n".join(wrong)
+    assert seen or pattern in ("CONTRIBUTING.md", "CHANGELOG.md"), "they are still found"
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("command", "why"),
     [
-        ("ecell data check rows.jsonl", "ecell is no command"),
-        ("ecellm date check rows.jsonl", "'date' is no verb"),
-        ("ecellm data chek rows.jsonl", "'chek' is no verb"),
-        ("ecellm train --modell x", "`train` has no option --modell"),
-        ("ecellm launch --hosts a,b train --modell x", "`train` has no option --modell"),
-        ("ecellm models list|pull|import", ""),
-        ("ecellm eval --model M --json", ""),
-        ("git push", ""),
+        ("ecell resume RUN", "no program ecell"),
+        ("ecell", "no program ecell"),
+        ("ecelm resume RUN", "no program ecelm"),
+        ("ecellm-train", "no program ecellm-train"),
+        ("ecellm resum RUN", "no verb resum"),
+        ("ecellm models fetch X", "no verb fetch"),
+        ("ecellm train --modle M", "no option --modle"),
+        ("ecellm launch -n 2 trian --model M", "no verb trian"),
+        ("ecellm launch -n 2 train --modle M", "no option --modle"),
+        ("ecellm launch --hots a,b train", "no option --hots"),
+        ("ecellm pause|stip RUN", "no verb stip"),
+        ("ecellm eval [--limt N]", "no option --limt"),
     ],
 )
-def test_a_command_that_does_not_exist_is_noticed(text: str, problem: str) -> None:
-    assert problem_of(text) == problem
+def test_what_cannot_be_typed_is_noticed(command: str, why: str) -> None:
+    assert why in problem(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ecellm",
+        "ecellm --help",
+        "ecellm catalog",
+        "ecellm WORDS",
+        "ecellm pause|stop RUN",
+        "ecellm train … --detach",
+        "ecellm train --set rank=4 -m M --data=D --debug",
+        "ecellm launch --hosts a,b catalog run shop.csv … --out x.csv",
+        "ecellm_mlx.jobs.events",
+        "ecellm-s",
+        "ecellm-s-laptop",
+        "cell",
+    ],
+)
+def test_what_can_be_typed_passes(command: str) -> None:
+    assert problem(command) == ""

@@ -10,6 +10,8 @@ import pytest
 
 from ecellm_mlx import sample
 
+pytestmark = pytest.mark.unit
+
 ONE_SHOT = "IND_Diverse_Instruction_1-shot"
 
 

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from .peft_reference import make_base
-
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
+def bases(made_once: Callable[..., Path]) -> Callable[[str, bool], Path]:
     """``bases("llama", tied=True)``: a tiny base, made once."""
-    made: dict[tuple[str, bool], Path] = {}
+    from .peft_reference import make_base
 
     def get(name: str, tied: bool) -> Path:
-        if (name, tied) not in made:
-            folder = tmp_path_factory.mktemp("bases") / f"{name}-{'tied' if tied else 'untied'}"
-            made[name, tied] = make_base(folder, name, tied=tied)
-        return made[name, tied]
+        return made_once(
+            f"base-{name}-{'tied' if tied else 'untied'}",
+            lambda folder: make_base(folder, name, tied=tied),
+        )
 
     return get

@@ -40,6 +40,7 @@ def ours(smollm2: Path) -> loading.LoadedModel:
     return loading.load(smollm2)
 
 
+@pytest.mark.proof
 def test_logits_equal_the_dequantized_reference(
     ours: loading.LoadedModel, reference: Any
 ) -> None:
@@ -53,6 +54,7 @@ def test_logits_equal_the_dequantized_reference(
     assert np.abs(got - expected).max() < 1e-3
 
 
+@pytest.mark.proof
 def test_greedy_continuation_equals_the_reference(
     ours: loading.LoadedModel, reference: Any
 ) -> None:
@@ -98,6 +100,7 @@ def test_tokenizer_splits_digits_and_knows_its_special_tokens(
     assert ours.stop_ids == {2}
 
 
+@pytest.mark.proof
 def test_tokenizer_agrees_with_transformers_on_words(
     ours: loading.LoadedModel, gguf_file: Path
 ) -> None:

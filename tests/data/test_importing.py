@@ -14,6 +14,8 @@ from ecellm_mlx.data.importing import Import, run
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError, UsageError
 
+pytestmark = pytest.mark.unit
+
 
 def table(path: Path, header: list[str], lines: list[list[str]]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as stream:

@@ -12,6 +12,8 @@ from ecellm_mlx.errors import DataError
 from ecellm_mlx.sample import folder
 from ecellm_mlx.tasks.registry import find
 
+pytestmark = pytest.mark.unit
+
 PREAMBLE = (
     "Below is an instruction that describes a task, paired with an input that provides "
     "further context. Write a response that appropriately completes the request."

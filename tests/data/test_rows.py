@@ -13,6 +13,8 @@ from ecellm_mlx.errors import DataError
 from ecellm_mlx.sample import catalog, folder
 from ecellm_mlx.tasks.registry import TASKS
 
+pytestmark = pytest.mark.unit
+
 GOOD = {
     "id": "r1",
     "instruction": "Yes or no?",

@@ -55,6 +55,7 @@ def test_embedding_equals_mlx() -> None:
     np.testing.assert_array_equal(layer(mx.array([3, 9])), plain(mx.array([3, 9])))
 
 
+@pytest.mark.proof
 def test_a_base_that_does_not_fit_stays_quantized_and_answers_the_same(
     smollm2: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.proof
 def test_two_ranks_equal_one_and_stop_and_resume_as_one(
     tiny: Path, dataset: Path, tmp_path: Path, ecellm_process: Any, launch: Launch
 ) -> None:
@@ -132,6 +133,7 @@ def test_two_ranks_equal_one_and_stop_and_resume_as_one(
         assert np.array_equal(adapter(parts)[name], array), name
 
 
+@pytest.mark.proof
 def test_an_error_of_one_rank_ends_all_with_its_sentence(
     tiny: Path, dataset: Path, tmp_path: Path, launch: Launch
 ) -> None:
@@ -150,6 +152,7 @@ def test_an_error_of_one_rank_ends_all_with_its_sentence(
     assert jobs.RunDirectory(tmp_path / "run").status().state is jobs.State.FAILED
 
 
+@pytest.mark.proof
 def test_steps_that_are_not_finite_are_skipped_by_all_ranks(
     tiny: Path, dataset: Path, tmp_path: Path, launch: Launch
 ) -> None:

@@ -63,6 +63,7 @@ def launch(*arguments: str, **env: str) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.proof
 def test_two_ranks_write_what_one_writes_whatever_happens_to_one(
     tiny: Path, table: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,8 @@ from sklearn.metrics import f1_score
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.evaluation.calibration import calibration, choose_threshold
 
+pytestmark = pytest.mark.unit
+
 ROWS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
 
 

@@ -141,6 +141,7 @@ def process(run: jobs.RunDirectory) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+@pytest.mark.proof
 def test_killed_at_any_instant_it_ends_as_if_it_had_not_been(quick: Any) -> None:
     expected = quick("whole")
     assert run_here(expected)["outcome"] == "finished"

@@ -9,6 +9,8 @@ import pytest
 
 from ecellm_mlx.evaluation.journal import Journal, Record
 
+pytestmark = pytest.mark.unit
+
 
 def record(n: int, decoding: str = "valid", text: str = "") -> Record:
     return {

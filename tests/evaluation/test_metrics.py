@@ -19,6 +19,8 @@ from ecellm_mlx.evaluation.metrics import TEXT_METRICS, parse_answer, score, sco
 from ecellm_mlx.sample import folder
 from ecellm_mlx.tasks.registry import TASKS, find
 
+pytestmark = pytest.mark.unit
+
 IND = "IND_Diverse_Instruction"
 OOD = "OOD_Diverse_Instruction"
 SENTIMENTS = [

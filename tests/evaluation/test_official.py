@@ -21,6 +21,8 @@ from ecellm_mlx.data.rows import Row
 from ecellm_mlx.evaluation.metrics import score
 from ecellm_mlx.tasks.registry import find
 
+pytestmark = pytest.mark.unit
+
 IND, OOD = "IND_Diverse_Instruction", "OOD_Diverse_Instruction_1-shot"
 
 

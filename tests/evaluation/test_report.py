@@ -30,6 +30,8 @@ from ecellm_mlx.evaluation.documents import (
 from ecellm_mlx.evaluation.metrics import score_by_task
 from ecellm_mlx.evaluation.systems import System
 
+pytestmark = pytest.mark.unit
+
 EVIL = "<script>alert(1)</script> `|` ``` [x](http://evil) \x1b[31m \ud800 & \"'"
 
 

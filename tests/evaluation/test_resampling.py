@@ -20,6 +20,8 @@ from ecellm_mlx.evaluation.tallies import tally
 from ecellm_mlx.sample import folder
 from ecellm_mlx.tasks.registry import TASKS, find
 
+pytestmark = pytest.mark.unit
+
 NOISE = ["yes", "no", "A", "B", "B,A", "[]", "?", "", "C: neutral"]
 
 

@@ -19,6 +19,7 @@ from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.export import gguf, write
 from ecellm_mlx.models import loading, lora
+from tests.cases import proof
 from tests.converters.peft_reference import make_base
 
 from converters.errors import ConversionError
@@ -117,7 +118,9 @@ def mistral(tiny_models: dict[str, Path], tmp_path_factory: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 1e-4), ("f16", 0.05), ("q8_0", 1.0)])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("f32", 1e-4), proof("f16", 0.05), proof("q8_0", 1.0)]
+)
 def test_llama_logits_are_the_unfused_ones(
     kind: str, tolerance: float, tiny: Path, tmp_path: Path
 ) -> None:
@@ -317,6 +320,7 @@ def test_phi_tensors_are_the_fused_ones(
     assert all(np.array_equal(renamed[name], fused[name]) for name in fused)
 
 
+@pytest.mark.proof
 def test_metadata_is_that_of_the_original_smollm2(
     smollm2: Path, gguf_file: Path, tmp_path: Path
 ) -> None:

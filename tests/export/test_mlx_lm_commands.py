@@ -41,6 +41,7 @@ def generated(base: Path, adapter: Path | None = None) -> str:
     )  # fmt: skip
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_what_mlx_lm_trains_converts_to_peft(
     kind: str, tiny_models: dict[str, Path], tmp_path: Path
@@ -86,6 +87,7 @@ def test_what_mlx_lm_trains_converts_to_peft(
     assert {k: v for k, v in again.items() if k != "ecellm"} == config
 
 
+@pytest.mark.proof
 def test_mlx_lm_generates_with_our_adapter_what_peft_does(
     tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:

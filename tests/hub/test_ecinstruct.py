@@ -17,6 +17,8 @@ from ecellm_mlx.workspace import Workspace
 
 from .fake_hub import FakeHub
 
+pytestmark = pytest.mark.unit
+
 IND, OOD = "IND_Diverse_Instruction", "OOD_Diverse_Instruction"
 UNSEEN, SHOT = "IND_Unseen_Instruction", "IND_Diverse_Instruction_1-shot"
 

@@ -20,6 +20,8 @@ from ecellm_mlx.workspace import Workspace
 from .fake_hub import FakeHub
 from .tiny_repository import FILES, NAME, REPO, TOTAL, WEIGHTS, model_files
 
+pytestmark = pytest.mark.unit
+
 
 def test_the_fake_hub_serves_the_hubs_own_client(hub: FakeHub, tmp_path: Path) -> None:
     path = huggingface_hub.snapshot_download(

@@ -14,6 +14,8 @@ from ecellm_mlx.workspace import Workspace
 from .fake_hub import FakeHub
 from .tiny_repository import NAME, REPO, WEIGHTS, model_files
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize("gate", ["files", "all"])
 @pytest.mark.parametrize("token", [None, "hf_test_token"])

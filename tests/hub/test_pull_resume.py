@@ -22,6 +22,8 @@ from ecellm_mlx.workspace import Workspace
 from .fake_hub import FakeHub
 from .tiny_repository import FILES, NAME, REPO, TOTAL, WEIGHTS, model_files, weights
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_lost_connection_is_taken_up_where_it_broke(hub: FakeHub, space: Workspace) -> None:
     hub.drops[WEIGHTS] = [1_000_000, 300_000]

@@ -20,6 +20,7 @@ from ecellm_mlx.inference.values import Values
 from ecellm_mlx.models import loading
 from ecellm_mlx.models.loading import LoadedModel
 from ecellm_mlx.tasks.registry import TASKS, Kind
+from tests.cases import proof
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def question(product: str = "a lamp") -> Row:
 
 @pytest.mark.parametrize(
     ("name", "per_task", "path"),
-    [("tiny_base", 3, "auto"), ("tiny_base", 3, "plain"), ("base", 1, "auto")],
+    [("tiny_base", 3, "auto"), ("tiny_base", 3, "plain"), proof("base", 1, "auto")],
 )
 def test_company_and_order_change_no_answer(
     name: str,
@@ -214,6 +215,7 @@ def test_rows_come_as_they_finish(tiny_base: LoadedModel) -> None:
     assert 0 < len(seen) < len(rows)
 
 
+@pytest.mark.proof
 def test_streamed_pieces_make_up_the_answer(base: LoadedModel) -> None:
     answerer = Answerer(base)
     for row in (*sample_rows(1), question()):

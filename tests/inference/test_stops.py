@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.inference.stops import Stops
 
+pytestmark = pytest.mark.unit
+
 TEXT = st.text("ab#\n ", max_size=30)
 
 

@@ -87,6 +87,7 @@ def test_every_order_by_command_and_signal(
     assert "is not running" in refused.stderr
 
 
+@pytest.mark.proof
 def test_a_stop_while_loading_ends_at_once(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     run = create_run(str(tiny), str(dataset), None, LONG, tmp_path / "run")
     process = jobs.start(run)
@@ -105,6 +106,19 @@ def _try_to_own(path: str, barrier: Any, won: Any) -> None:
             time.sleep(1.5)
     except lock.HeldError:
         won.put(None)
+
+
+def test_terminated_job_stops_cleanly(tiny: Path, dataset: Path, tmp_path: Path) -> None:
+    settings = ["epochs=500", "batch_size=4", "eval_every=1000", "save_every=1000"]
+    run = create_run(str(tiny), str(dataset), None, settings, tmp_path / "run")
+    process = jobs.start(run)
+    deadline = time.monotonic() + 120
+    while run.status().step < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert run.status().state is jobs.State.STOPPED
+    assert list((run.path / "checkpoints").glob("0*"))
 
 
 def test_of_many_starters_one_wins(tmp_path: Path) -> None:
@@ -209,6 +223,7 @@ def test_a_full_disk_pauses_until_resumed(tmp_path: Path) -> None:
     context.close()
 
 
+@pytest.mark.proof
 def test_a_training_job_outlives_a_size_limit(
     tiny: Path, dataset: Path, tmp_path: Path
 ) -> None:

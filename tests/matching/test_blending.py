@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +11,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ecellm_mlx import jobs
-from ecellm_mlx.errors import DataError, UsageError
-from ecellm_mlx.jobs import events
-from ecellm_mlx.matching import blending, job
+from ecellm_mlx.errors import DataError
+from ecellm_mlx.matching import blending
 from ecellm_mlx.matching import known as knowns
 from ecellm_mlx.matching.candidates import Candidate, candidates
 from ecellm_mlx.matching.known import Known
 from ecellm_mlx.matching.pairs import price_of
-from ecellm_mlx.tables import open_table
 
 from .conftest import side_of
-from .test_job import match_here
+
+pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
@@ -140,58 +137,3 @@ def test_too_little_is_a_sentence(found: list[Candidate], known: Known) -> None:
     none = Known(dict.fromkeys(known.rights, frozenset[int]()), {}, {})
     with pytest.raises(DataError, match="candidates of one kind only"):
         blending.fit(found, None, none)
-
-
-def test_a_job_tells_what_the_model_is_worth(
-    tiny: Path, tmp_path: Path, amazon: Path, google: Path, matches: Path
-) -> None:
-    options: dict[str, Any] = {"top": 3, "truth": matches, "one_to_one": True}
-    words = tmp_path / "words.csv"
-    run = job.launch(amazon, google, out=words, **options)
-    outcome, results = match_here(run)
-    assert outcome == "finished"
-    assert results["truth"]["used"] == blending.WORDS
-    assert results["threshold"] == results["truth"]["quality"][blending.WORDS]["threshold"]
-    assert results["truth"]["quality"][blending.WORDS]["f1"] > 0.8
-
-    both = tmp_path / "both.csv"
-    run = job.launch(amazon, google, out=both, model=str(tiny), **options)
-    outcome, results = match_here(run)
-    assert set(results["truth"]["quality"]) == set(blending.SCORERS)
-    assert open_table(both).names[-4:] == [
-        "ecellm_match_probability", "ecellm_model_probability", "ecellm_similarity",
-        "ecellm_rank",
-    ]  # fmt: skip
-    if results["truth"]["used"] == blending.WORDS:
-        said = [e.message for e in run.reader().read() if isinstance(e, events.Warned)]
-        assert any("adds nothing" in text for text in said)
-        got = [row.cells[:10] for row in open_table(both).good_rows()]
-        assert got == [row.cells[:10] for row in open_table(words).good_rows()]
-    # The known matches change decisions, never what is asked: nothing is computed again.
-    run = job.launch(
-        amazon, google, out=both, model=str(tiny), top=3, threshold=0.5, resume=True
-    )
-    outcome, results = match_here(run)
-    assert results["computed"] == 0
-    assert "truth" not in results
-
-    with pytest.raises(UsageError, match="no --model was given"):
-        job.launch(amazon, google, out=tmp_path / "none.csv")
-
-
-def test_matching_by_words_through_the_command(
-    ecellm: Any, refused: Any, tmp_path: Path, amazon: Path, google: Path, matches: Path
-) -> None:
-    out = tmp_path / "matches.csv"
-    done = ecellm("catalog", "match", amazon, google, "--truth", matches, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{out}\n"
-    assert "words and prices: F1 0." in done.stderr
-    assert "; decides" in done.stderr
-    text = refused("catalog", "match", amazon, google, "--out", out, status=2)
-    assert "no --model was given" in text
-    folder = tmp_path / "pairs"
-    done = ecellm("catalog", "pairs", amazon, google, "--truth", matches, "--out", folder)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{folder}\n"
-    assert jobs.recent()

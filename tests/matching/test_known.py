@@ -23,6 +23,8 @@ from ecellm_mlx.tables import open_table
 
 from .conftest import side_of
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture
 def sides(amazon: Path, google: Path) -> tuple[Side, Side]:

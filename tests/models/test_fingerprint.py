@@ -22,6 +22,8 @@ from ecellm_mlx.models.fingerprint import (
     weight_files,
 )
 
+pytestmark = pytest.mark.unit
+
 CONFIG = {"model_type": "llama", "hidden_size": 8, "rope_scaling": {"factor": 2}}
 INDEX = "model.safetensors.index.json"
 

@@ -19,6 +19,8 @@ from ecellm_mlx.models.registry import (
 )
 from ecellm_mlx.workspace import Workspace
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture
 def space(tmp_path: Path) -> Workspace:

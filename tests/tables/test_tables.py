@@ -22,6 +22,8 @@ from ecellm_mlx.errors import DataError, UsageError
 from ecellm_mlx.tables import BadRow, Column, TableRow, open_table
 from ecellm_mlx.tables.spill import TextList
 
+pytestmark = pytest.mark.unit
+
 COLUMNS = (Column("answer"), Column("sure", numeric=True))
 
 

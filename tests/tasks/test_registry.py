@@ -11,6 +11,8 @@ from ecellm_mlx.errors import DataError
 from ecellm_mlx.sample import folder
 from ecellm_mlx.tasks.registry import TASKS, Answer, Kind, find
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(
     ("name", "canonical"),

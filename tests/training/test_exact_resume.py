@@ -82,6 +82,7 @@ def told(run: jobs.RunDirectory, kind: type[events.Event]) -> list[Any]:
     return [event for event in run.reader().read() if isinstance(event, kind)]
 
 
+@pytest.mark.proof
 def test_killed_at_random_instants_it_ends_bit_for_bit_the_same(
     tiny: Path, dataset: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_killed_at_random_instants_it_ends_bit_for_bit_the_same(
     assert sorted(path.name for path in folder.iterdir()) == ["00000022", "00000024"]
 
 
+@pytest.mark.proof
 def test_a_killed_real_job_is_resumed_by_the_command(
     ecellm_process: Any, tiny: Path, dataset: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import parity_peft
 from ecellm_mlx.data import rows
 from ecellm_mlx.sample import folder
+from tests.cases import proof
 
 TARGETS = {
     "phi": "q_proj,k_proj,v_proj,dense,fc1,fc2,lm_head",
@@ -50,12 +51,12 @@ def untied_llama(
 @pytest.mark.parametrize(
     ("name", "weighting"),
     [
-        ("phi", "token"),
-        ("phi", "microbatch"),
-        ("mistral", "microbatch"),
+        proof("phi", "token"),
+        proof("phi", "microbatch"),
+        proof("mistral", "microbatch"),
         ("llama", "token"),
-        ("qwen3", "token"),
-        ("gemma3_text", "microbatch"),
+        proof("qwen3", "token"),
+        proof("gemma3_text", "microbatch"),
     ],
 )
 def test_twenty_steps_equal_peft(
@@ -69,6 +70,7 @@ def test_twenty_steps_equal_peft(
     check(model, name, tmp_path, 30, f"loss_weighting={weighting}")
 
 
+@pytest.mark.proof
 def test_twenty_steps_of_a_real_model_equal_peft(smollm2: Path, tmp_path: Path) -> None:
     model = parity_peft.float32_folder(smollm2, tmp_path / "model")
     check(model, "smollm2", tmp_path, 8, "batch_size=2")

@@ -21,12 +21,13 @@ from ecellm_mlx.training import adapter, memory, plan
 from ecellm_mlx.training.recipe import Recipe, from_values
 from ecellm_mlx.training.setup import create_run
 from ecellm_mlx.training.step import OptimizerStep
+from tests.cases import proof
 
 CONFIGURATIONS = [
-    ("smollm2", {"micro_batch_size": 2, "max_seq_length": 192}),
-    ("smollm2", {"micro_batch_size": 1, "max_seq_length": 320, "dropout": 0.1}),
-    ("smollm2", {"micro_batch_size": 4, "max_seq_length": 160, "grad_checkpoint": True}),
-    ("smollm2", {"micro_batch_size": 2, "targets": ["q_proj", "v_proj"], "rank": 64}),
+    proof("smollm2", {"micro_batch_size": 2, "max_seq_length": 192}),
+    proof("smollm2", {"micro_batch_size": 1, "max_seq_length": 320, "dropout": 0.1}),
+    proof("smollm2", {"micro_batch_size": 4, "max_seq_length": 160, "grad_checkpoint": True}),
+    proof("smollm2", {"micro_batch_size": 2, "targets": ["q_proj", "v_proj"], "rank": 64}),
     ("llama", {"micro_batch_size": 8, "max_seq_length": 256}),
     ("mistral", {"micro_batch_size": 16, "max_seq_length": 384}),
     ("phi", {"micro_batch_size": 12, "max_seq_length": 300, "dropout": 0.2}),

@@ -10,6 +10,8 @@ from ecellm_mlx.errors import RecipeError
 from ecellm_mlx.settings import as_text
 from ecellm_mlx.training import recipe, schedule
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize("name", recipe.names())
 def test_every_recipe_loads(name: str) -> None:

@@ -53,6 +53,7 @@ async def test_without_adapters_it_says_where_they_come_from() -> None:
         assert isinstance(app.screen, AdaptersScreen)
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("torch_in_children")
 async def test_an_adapter_goes_to_peft_and_back_and_is_proven(
     trained: Path, home: Path, tmp_path: Path, tiny: Path

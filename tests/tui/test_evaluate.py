@@ -37,6 +37,7 @@ async def open_evaluate(app: EcellmApp, pilot: Pilot[None], **values: str) -> Ev
     return screen
 
 
+@pytest.mark.proof
 async def test_base_and_adapter_are_compared(
     tiny: Path, trained: Path, dataset: Path, home: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from tui.widgets.loss_plot import LossTicks, StepTicks, downsample
 
 from .conftest import job, step, written
 
+pytestmark = pytest.mark.unit
+
 RUNNING = Status(state=State.RUNNING, total_steps=100)
 finite = st.floats(min_value=1e-9, max_value=1e9)
 

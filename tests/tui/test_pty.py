@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from ecellm_mlx import jobs
 from ecellm_mlx.jobs import RunDirectory, State
 
@@ -98,6 +100,7 @@ def newest(kind: str) -> RunDirectory | None:
     return next((run for run in jobs.recent() if run.job().kind == kind), None)
 
 
+@pytest.mark.proof
 def test_from_first_run_to_a_finished_catalog(workspace_home: Path, tmp_path: Path) -> None:
     table = tmp_path / "products.csv"
     rows = [["title", "text"], ["kettle", "Lovely."], ["pan", "Broke at once."]]

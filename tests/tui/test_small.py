@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from textual.screen import Screen
 
 from tui import places
@@ -18,6 +19,7 @@ from .conftest import screen_text, step, until, written
 SIZE = (40, 10)
 
 
+@pytest.mark.proof
 async def test_every_place_can_be_used_at_40_by_10(model: str) -> None:
     run = written(*(step(n) for n in range(1, 30)))
     app = EcellmApp()
