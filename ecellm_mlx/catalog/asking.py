@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ecellm_mlx.catalog.answering import Answered, Ask
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.tasks.registry import Kind
 from ecellm_mlx.tasks.registry import find as find_task
 
 if TYPE_CHECKING:
@@ -24,25 +23,18 @@ def asker(base: LoadedModel, batch_size: int, values: str) -> tuple[Ask, Callabl
         values: ``source`` takes attribute values from the product's text only.
     """
     from ecellm_mlx.inference.answers import Answerer
-    from ecellm_mlx.inference.values import Values
+    from ecellm_mlx.tasks.values import Values
 
     answerer = Answerer(base, batch_size=batch_size, values=Values(values))
 
     def ask(rows: Sequence[Row]) -> Iterator[Answered]:
         for answer in answerer.answer(rows):
-            slots = _slots(rows[answer.index])
-            if slots and answer.probability is not None:
-                # Of a typical attribute, so that one threshold serves lists of any length.
-                yield replace(answer, probability=answer.probability ** (1 / slots))
+            row = rows[answer.index]
+            if answer.probability is not None:
+                # Of a typical part, so that one threshold serves lists of any length.
+                parts = find_task(row.task).kind.parts(row)
+                yield replace(answer, probability=answer.probability ** (1 / parts))
             else:
                 yield answer
 
     return ask, lambda: answerer.speed.tokens_per_second
-
-
-def _slots(row: Row) -> int:
-    """How many attributes a row asks for; 0 for other tasks."""
-    from ecellm_mlx.inference.requests import extraction_slots
-
-    extraction = find_task(row.task).kind is Kind.EXTRACTION
-    return len(extraction_slots(row)[0]) if extraction else 0

@@ -19,9 +19,9 @@ from ecellm_mlx.data.question import DEFAULT_MAX_WORDS, Question, build
 from ecellm_mlx.device import runtime
 from ecellm_mlx.distributed.shards import journal_path
 from ecellm_mlx.errors import UsageError
-from ecellm_mlx.inference.values import parse as parse_values
 from ecellm_mlx.jobs import events
 from ecellm_mlx.tables import Table, check_writable, open_table
+from ecellm_mlx.tasks.values import parse as parse_values
 
 __all__ = ["journal_path", "launch", "run_job"]
 

@@ -18,7 +18,7 @@ from ecellm_mlx.catalog import writing
 from ecellm_mlx.catalog.journal import PERSON, Entry, Journal
 from ecellm_mlx.data.question import Question
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.schema import RowError, row_from
+from ecellm_mlx.data.schema import row_from
 from ecellm_mlx.distributed.shards import journal_path
 from ecellm_mlx.errors import DataError, JobError
 from ecellm_mlx.files import ensure_folder, write_atomic
@@ -182,13 +182,12 @@ def training_rows(
         whole = replace(product.row, output=item.correction, setting=SETTING, split=SPLIT)
         try:
             found[item.key] = row_from(asdict(whole), item.key, SPLIT)
-        except RowError as error:
-            what, got, expected, cure = error.parts
+        except DataError as error:
             raise DataError(
-                f"the decision for line {item.line} cannot be used: {what}",
-                got=got,
-                expected=expected,
-                cure=cure or f"correct it in column {writing.CORRECTION!r}",
+                f"the decision for line {item.line} cannot be used: {error.what}",
+                got=error.got,
+                expected=error.expected,
+                cure=error.cure or f"correct it in column {writing.CORRECTION!r}",
             ) from None
     return list(found.values())
 

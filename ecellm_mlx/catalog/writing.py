@@ -7,7 +7,6 @@ Three files, each there whole or not at all: the table, rows that could not be r
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,11 +19,8 @@ from ecellm_mlx.data.question import Product, Question
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import remove_torn
 from ecellm_mlx.tables import BadRow, Column, Table, TableRow, plain
-from ecellm_mlx.tasks.fields import TARGETS, attribute_names
-from ecellm_mlx.tasks.registry import Kind
 
 BLOCK_ROWS = 512
-NO_VALUE = "None"
 KEY, LINE, CORRECTION = "ecellm_key", "ecellm_line", "correction"
 
 
@@ -67,18 +63,11 @@ def result_columns(question: Question, names: Sequence[str]) -> list[Column]:
         suffix = f"_{number}"
 
 
-def attributes_of(question: Question) -> list[str]:
-    """The attributes that are asked of every row alike, as answers name them."""
-    if question.kind is not Kind.EXTRACTION:
-        return []
-    return attribute_names(question.constants.get(TARGETS, ""))
-
-
-def attribute_columns(attributes: Sequence[str], names: Sequence[str]) -> list[Column]:
-    """A column for each attribute; ``names`` are those that are there already."""
+def part_columns(parts: Sequence[str], names: Sequence[str]) -> list[Column]:
+    """A column for each part of an answer; ``names`` are those that are there already."""
     taken, found = set(names), []
-    for attribute in attributes:
-        base = name = "ecellm_" + "_".join(attribute.split())
+    for part in parts:
+        base = name = "ecellm_" + "_".join(part.split())
         number = 1
         while name in taken:
             number += 1
@@ -86,19 +75,6 @@ def attribute_columns(attributes: Sequence[str], names: Sequence[str]) -> list[C
         taken.add(name)
         found.append(Column(name))
     return found
-
-
-def values_of(answer: str, attributes: Sequence[str]) -> list[str]:
-    """The value of each attribute in an answer; empty where it says that there is none."""
-    if not attributes:
-        return []
-    found: dict[str, list[str]] = {}
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        # A person's answer need not have all of it.
-        for item in json.loads(answer):
-            if item["value"] not in (None, NO_VALUE):
-                found.setdefault(str(item["attribute"]).lower(), []).append(str(item["value"]))
-    return ["; ".join(found.get(attribute, ())) for attribute in attributes]
 
 
 def write(
@@ -153,8 +129,8 @@ def _write(
 ) -> Written:
     columns = result_columns(question, table.names)
     results = [column.name for column in columns]
-    attributes = attributes_of(question)
-    columns += attribute_columns(attributes, [*table.names, *results])
+    parts = question.kind.result_parts(question.constants)
+    columns += part_columns(parts, [*table.names, *results])
     done = Written(columns=[column.name for column in columns], as_utf8=as_utf8)
     with contextlib.ExitStack() as stack:
         main = stack.enter_context(tables.writer(table, out, columns, as_utf8=as_utf8))
@@ -172,7 +148,7 @@ def _write(
                     continue
                 assert product is not None
                 entry = _entry(product, entries)
-                values = values_of(entry.answer, attributes)
+                values = question.kind.part_values(entry.answer, parts)
                 main.write(row, [entry.answer, entry.confidence, entry.error, *values])
                 done.rows += 1
                 done.errors += bool(entry.error)

@@ -11,7 +11,7 @@ from ecellm_mlx.cli import options
 from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate, number
 
 if TYPE_CHECKING:
-    from ecellm_mlx.evaluation.metrics import TextScorer
+    from ecellm_mlx.tasks.tally import TextScorer
 
 Labels = Annotated[Path, typer.Option(help="The file of rows that were predicted.")]
 BertScore = Annotated[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ecellm_mlx.data.rows import Row
     from ecellm_mlx.inference.answers import Answer, Answerer
     from ecellm_mlx.inference.stops import Stops
-    from ecellm_mlx.inference.values import Values
+    from ecellm_mlx.tasks.values import Values
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def generate(
         list[str] | None,
         typer.Option(
             help="A free answer ends before this text; repeatable. In place of $'\\n###' with "
-            "--task AG.",
+            "a --task of free text.",
             show_default=False,
         ),
     ] = None,
@@ -71,9 +71,9 @@ def generate(
     from ecellm_mlx.errors import UsageError
     from ecellm_mlx.inference.chat import as_chat
     from ecellm_mlx.inference.stops import Stops
-    from ecellm_mlx.inference.values import parse as parse_values
-    from ecellm_mlx.tasks.registry import Kind
+    from ecellm_mlx.tasks.registry import TASKS
     from ecellm_mlx.tasks.registry import find as find_task
+    from ecellm_mlx.tasks.values import parse as parse_values
 
     if (prompt is None) == (task is None):
         raise UsageError(
@@ -90,9 +90,11 @@ def generate(
     if decoding not in ("valid", "paper"):
         raise UsageError(f"--decoding {decoding} is unknown", expected="valid or paper")
     chosen = parse_values(values)
-    if stop and row and (decoding == "paper" or find_task(row.task).kind is not Kind.TEXT):
+    if stop and row and (decoding == "paper" or not find_task(row.task).free):
         raise UsageError(
-            "--stop is for free answers: --prompt, or --task AG under valid decoding",
+            "--stop is for free answers: --prompt, or --task "
+            + " or ".join(known.short for known in TASKS.values() if known.free)
+            + " under valid decoding",
             got=f"--task {task} --decoding {decoding}",
             cure="leave --stop out",
         )
@@ -173,7 +175,7 @@ def _row(task: str, text: str | None, options: str | None, instruction: str | No
     from ecellm_mlx.data import prompts
     from ecellm_mlx.data.schema import Row, parse_options
     from ecellm_mlx.errors import UsageError
-    from ecellm_mlx.tasks.registry import Kind, find
+    from ecellm_mlx.tasks.registry import find
 
     asked = find(task)
     if not text:
@@ -187,7 +189,7 @@ def _row(task: str, text: str | None, options: str | None, instruction: str | No
         value = None
     if isinstance(value, dict) and set(value) <= set(asked.fields):
         text = prompts.input_text(asked, value)
-    if asked.kind is Kind.CHOICE:
+    if asked.kind.takes_options:
         try:
             parse_options(options or "")
         except ValueError as error:

@@ -25,22 +25,18 @@ from typing import Any
 
 from ecellm_mlx.data import question as questions
 from ecellm_mlx.data.json_items import Finding
-from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.schema import JUDGMENTS, OWN_SETTING, RowError, quote, row_from
+from ecellm_mlx.data.schema import OWN_SETTING, row_from
 from ecellm_mlx.errors import DataError, UsageError
 from ecellm_mlx.files import ensure_folder, write_atomic
 from ecellm_mlx.tables import BadRow, TableRow, open_table
 from ecellm_mlx.tables.mapping import split_list
-from ecellm_mlx.tasks.fields import TARGETS
-from ecellm_mlx.tasks.registry import Answer, Kind, Task
+from ecellm_mlx.tasks.fields import ATTRIBUTE, LABELS, OUTPUT
+from ecellm_mlx.tasks.kind import AnswerCells
+from ecellm_mlx.tasks.registry import TASKS, Task
 from ecellm_mlx.tasks.registry import find as find_task
 
-OUTPUT, LABELS, ID, CATEGORY = "output", "labels", "id", "category"
-ATTRIBUTE = "answer."
+ID, CATEGORY = "id", "category"
 EXTRAS = (OUTPUT, LABELS, ID, CATEGORY)
-YES = ("yes", "y", "true", "1", "match")
-NO = ("no", "n", "false", "0", "no match")
-NONE = "None"
 
 
 @dataclass(frozen=True)
@@ -115,11 +111,8 @@ def run(path: Path, wanted: Import, out: Path, *, skip: bool = False) -> Importe
             _unique(value["id"], row.line, seen)
             split = _split(value["input"], wanted)
             row_from({**value, "split": split}, value["id"], split)
-        except RowError as error:
-            problems.append(Finding(row.line, *error.parts))
-            continue
         except DataError as error:
-            problems.append(Finding(row.line, error.what, error.got, error.expected))
+            problems.append(Finding.of(row.line, error))
             continue
         parts[split].append(json.dumps({**value, "split": split}, ensure_ascii=False) + "\n")
     if problems and not skip:
@@ -171,11 +164,8 @@ def _maker(
         if len(labels) == 1:
             # E,S,I and ESI are written as often as E | S | I.
             labels = list(labels[0].replace(",", "").replace(" ", ""))
-        output = (
-            _extracted(values, made)
-            if attributes
-            else _answer(task, made, cells.get(OUTPUT, ""), labels)
-        )
+        answer = AnswerCells(cells.get(OUTPUT, ""), labels, values)
+        output = task.kind.written(answer, made)
         value: dict[str, Any] = {
             key: item
             for key, item in asdict(replace(made, output=output)).items()
@@ -214,94 +204,31 @@ def _divide(
 
 
 def _check_answer(task: Task, extras: dict[str, int], attributes: dict[str, int]) -> None:
-    if attributes and task.kind is not Kind.EXTRACTION:
-        raise UsageError(f"--map {ATTRIBUTE}… is for Attribute_Value_Extraction")
-    if LABELS in extras and task.kind is not Kind.RANKING:
-        raise UsageError("--map labels=… is for Query_Product_Ranking")
+    allowed = task.kind.answer_columns
+    if attributes and ATTRIBUTE not in allowed:
+        raise UsageError(f"--map {ATTRIBUTE}… is for {_tasks_with(ATTRIBUTE)}")
+    if LABELS in extras and LABELS not in allowed:
+        raise UsageError(f"--map {LABELS}=… is for {_tasks_with(LABELS)}")
     if OUTPUT in extras and attributes:
         raise UsageError(f"--map output=… and --map {ATTRIBUTE}… both name the answer")
     if OUTPUT not in extras and LABELS not in extras and not attributes:
         raise UsageError(
             "--map names no answer",
-            expected="output=COLUMN"
-            + (f" or {ATTRIBUTE}NAME=COLUMN" if task.kind is Kind.EXTRACTION else ""),
+            expected=" or ".join(
+                f"{name}NAME=COLUMN" if name == ATTRIBUTE else f"{name}=COLUMN"
+                for name in allowed
+            ),
             cure="name the column that holds what a model should answer",
         )
 
 
-def _answer(task: Task, row: Row, text: str, labels: Sequence[str]) -> str:
-    """An answer as rows write it."""
-    if task.kind is Kind.YES_NO:
-        word = text.lower()
-        if word in (*YES, *NO):
-            return "yes" if word in YES else "no"
-        raise RowError("the answer is no yes or no", got=quote(text), expected="yes or no")
-    if task.kind is Kind.CHOICE:
-        return _choice(task, row, text)
-    if task.kind is Kind.RANKING and not text and labels:
-        if unknown := [label for label in labels if label not in JUDGMENTS]:
-            raise RowError("a label is unknown", got=quote(unknown[0]), expected="E, S, C or I")
-        order = sorted(range(len(labels)), key=lambda n: JUDGMENTS.index(labels[n]))
-        return ",".join(chr(ord("A") + n) for n in order)
-    if task.kind is Kind.RANKING:
-        return ",".join(part.strip().upper() for part in text.split(","))
-    if task.kind is Kind.EXTRACTION:
-        try:
-            json.loads(text)
-        except ValueError:
-            raise RowError(
-                "the answer is no JSON list of attribute, value and source", got=quote(text)
-            ) from None
-    return text
-
-
-def _choice(task: Task, row: Row, text: str) -> str:
-    """The option that a cell means: its letter, its text, or both."""
-    wanted = text.strip().casefold()
-    for option in row.option_list:
-        letter, _, content = option.partition(": ")
-        if wanted in (letter.casefold(), content.casefold(), option.casefold()):
-            return letter if task.answer is Answer.LETTER else option
-    raise RowError(
-        "the answer is none of the options",
-        got=quote(text),
-        expected="one of " + ", ".join(quote(option) for option in row.option_list),
-    )
-
-
-def _extracted(values: dict[str, str], row: Row) -> str:
-    """The list of attributes, each with the field of the input that holds its value."""
-    fields: dict[str, Any] = json.loads(row.input)
-    found = []
-    for name, cell in values.items():
-        value = " ".join(cell.split())
-        source = next(
-            (
-                key
-                for key, text in fields.items()
-                if key != TARGETS and value and value in str(text)
-            ),
-            None,
-        )
-        if value and value != NONE and source is None:
-            raise RowError(
-                f"the value of {name} is in none of the mapped fields",
-                got=quote(value),
-                cure="map the column it was taken from, or empty the cell",
-            )
-        found.append(
-            {
-                "attribute": name.lower(),
-                "value": value if source else NONE,
-                "source": source or NONE,
-            }
-        )
-    return json.dumps(found, ensure_ascii=False)
+def _tasks_with(column: str) -> str:
+    return " or ".join(t.name for t in TASKS.values() if column in t.kind.answer_columns)
 
 
 def _unique(identity: str, line: int, seen: dict[str, int]) -> None:
     if identity in seen:
-        raise RowError(f"id {identity!r} is also on line {seen[identity]}")
+        raise DataError(f"id {identity!r} is also on line {seen[identity]}")
     seen[identity] = line
 
 

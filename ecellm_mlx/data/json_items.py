@@ -28,6 +28,11 @@ class Finding:
     expected: str = ""
     cure: str = ""
 
+    @staticmethod
+    def of(line: int, error: DataError) -> Finding:
+        """What an error says, of a line that it does not name."""
+        return Finding(line, error.what, error.got, error.expected, error.cure)
+
     def error(self, path: Path, others: int = 0) -> DataError:
         """The error to raise for it, which tells how many ``others`` there are."""
         cure = self.cure

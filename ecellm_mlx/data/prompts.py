@@ -8,14 +8,13 @@ published inference renders instruction, input and options only, and so do we.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.tasks.fields import LISTS, lettered
-from ecellm_mlx.tasks.registry import Kind, Task
+from ecellm_mlx.tasks.fields import LISTS
+from ecellm_mlx.tasks.registry import Task
 
 from converters import architectures
 
@@ -26,7 +25,6 @@ PREAMBLE = (
     "Below is an instruction that describes a task, paired with an input that provides "
     "further context. Write a response that appropriately completes the request.\n\n"
 )
-DESCRIPTION_WORDS = 50  # of each product in the published matching rows
 
 
 class Frame(StrEnum):
@@ -92,44 +90,9 @@ def input_text(task: Task, values: Mapping[str, Any]) -> str:
             f"{task.name} has no field {unknown[0]!r}",
             expected=f"one of {', '.join(task.fields)}",
         )
-    if missing := [name for name in task.required if name not in present]:
+    if missing := task.lacking(present):
         raise DataError(
             f"the input of {task.name} lacks {', '.join(missing)}",
             cure="map a column to each required field",
         )
-    if task.short == "SA":
-        return str(present["review"])
-    if task.short == "SR":
-        return str([f"{_ordinal(n)}: {item}" for n, item in enumerate(present["history"], 1)])
-    if task.short == "PM":
-        return json.dumps({f"product {n}": _product(present, n) for n in (1, 2)})
-    parts: dict[str, Any] = {name: present[name] for name in task.fields if name in present}
-    if task.kind is Kind.RANKING:
-        parts["product list"] = lettered(parts["product list"])
-    if isinstance(attributes := parts.get("target attributes"), list | tuple):
-        parts["target attributes"] = " and ".join(attributes)
-    return json.dumps(parts)
-
-
-def _product(values: Mapping[str, Any], number: int) -> dict[str, Any]:
-    def part(name: str) -> str | None:
-        value = values.get(f"product {number}.{name}")
-        return None if value is None else str(value)
-
-    words = (part("description") or "").split(" ")
-    description = " ".join(words)
-    if len(words) > DESCRIPTION_WORDS:
-        description = " ".join(words[:DESCRIPTION_WORDS]).strip(".") + "..."
-    return {
-        "title": part("title"),
-        # Upstream wrote these from a data frame, so what is missing reads NaN or nan.
-        "description": description or float("nan"),
-        "manufacturer": part("manufacturer") or "nan",
-        "price": part("price") or "nan",
-    }
-
-
-def _ordinal(number: int) -> str:
-    if number % 100 in (11, 12, 13):
-        return f"{number}th"
-    return f"{number}{({1: 'st', 2: 'nd', 3: 'rd'}).get(number % 10, 'th')}"
+    return task.form.write(task.fields, task.kind.arranged(present))

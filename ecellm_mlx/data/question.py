@@ -19,7 +19,8 @@ from ecellm_mlx.errors import DataError, UsageError
 from ecellm_mlx.tables import mapping as mappings
 from ecellm_mlx.tables.mapping import Mapping
 from ecellm_mlx.tasks.fields import OPTIONS, TARGETS, lettered
-from ecellm_mlx.tasks.registry import Kind, Task
+from ecellm_mlx.tasks.kind import Kind
+from ecellm_mlx.tasks.registry import TASKS, Task
 from ecellm_mlx.tasks.registry import find as find_task
 
 SETTING = "catalog"
@@ -32,23 +33,6 @@ LABEL_INSTRUCTION = (
 )
 # Rows with own labels are of this task for the engine: one option, written in full.
 LABEL_TASK = "Multiclass_Product_Classification"
-# The options of the published rows, which trained models know.
-OWN_OPTIONS = {
-    "SA": ("very positive", "positive", "neutral", "negative", "very negative"),
-    "PRP": (
-        "Users who buy product 1 may also buy product 2.",
-        "Users who view product 1 may also view product 2.",
-        "The product 1 is similar with the product 2.",
-    ),
-    "MPC": (
-        "The product is relevant to the query, and satisfies all the query specifications.",
-        "The product is somewhat relevant. It fails to fulfill some aspects of the query but "
-        "the product can be used as a functional substitute.",
-        "The product does not fulfill the query, but could be used in combination with a "
-        "product exactly matching the query.",
-        "The product is irrelevant to the query.",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +81,12 @@ class Question:
     @property
     def kind(self) -> Kind:
         """The kind of answer."""
-        return self.task.kind if self.task else Kind.CHOICE
+        return self.answer_task.kind
+
+    @property
+    def answer_task(self) -> Task:
+        """The task that answers are of; own labels are options of one."""
+        return self.task or find_task(LABEL_TASK)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -143,14 +132,14 @@ class Question:
             input=text,
             options=json.dumps(options) if options else None,
             output="",
-            task=self.task.name if self.task else LABEL_TASK,
+            task=self.answer_task.name,
             setting=SETTING,
             split=SETTING,
         )
 
     def _options(self, own: list[str] | None) -> list[str]:
         """The options of one row: its own, the labels, or those of the published rows."""
-        if self.kind is not Kind.CHOICE:
+        if not self.kind.takes_options:
             return []
         if OPTIONS in self.columns:
             found = list(dict.fromkeys(own or ()))
@@ -159,8 +148,7 @@ class Question:
         elif self.labels:
             found = list(self.labels)
         else:
-            assert self.task is not None
-            found = list(OWN_OPTIONS[self.task.short])
+            found = list(self.kind.default_options)
         # A task's answers refer to letters; own labels stand for themselves.
         return lettered(found) if self.task else found
 
@@ -197,19 +185,19 @@ def build(
             "there is nothing to ask: neither --task nor --labels was given",
             cure="name a task such as AVE, or your own --labels",
         )
-    if labels and found and found.kind is not Kind.CHOICE:
+    if labels and found and not found.kind.takes_options:
         raise UsageError(
             f"--labels does not go with --task {found.name}, whose answers are "
-            f"{found.kind.value.replace('_', '/')}",
+            f"{found.kind.name}",
             cure="leave --task out to choose from your own labels",
         )
     if attributes:
-        if not found or found.kind is not Kind.EXTRACTION:
-            raise UsageError("--attributes is for --task Attribute_Value_Extraction")
+        if not found or not found.extracts:
+            fitting = " or ".join(task.name for task in TASKS.values() if task.extracts)
+            raise UsageError(f"--attributes is for --task {fitting}")
         mapping = [*mapping, f"{TARGETS}=:{' and '.join(attributes)}"]
     parsed = mappings.parse(mapping, found, names)
-    needs_options = found and found.kind is Kind.CHOICE and found.short not in OWN_OPTIONS
-    if needs_options and not labels and OPTIONS not in parsed.columns:
+    if found and found.needs_options and not labels and OPTIONS not in parsed.columns:
         raise UsageError(
             f"--task {task} needs options to choose from",
             cure=f'map a column to them with --map "{OPTIONS}=COLUMN"',

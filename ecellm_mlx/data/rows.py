@@ -16,16 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx.data.json_items import SUFFIXES, Finding, items, unreadable
-from ecellm_mlx.data.schema import (
-    Row,
-    RowError,
-    check_judgments,
-    is_extraction,
-    quote,
-    row_from,
-)
+from ecellm_mlx.data.schema import Row, row_from
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.tasks.registry import TASKS, Kind, find
+from ecellm_mlx.tasks.kind import Kind
+from ecellm_mlx.tasks.ranking import check_judgments
+from ecellm_mlx.tasks.registry import TASKS, find
 
 __all__ = [
     "DatasetFiles",
@@ -142,7 +137,7 @@ def check(path: Path) -> Report:
         rows=len(numbered),
         errors=errors,
         warnings=sorted(
-            [*repeated, *_without_judgments(numbered), *_odd_extractions(numbered)],
+            [*repeated, *_doubts(numbered)],
             key=lambda finding: finding.line,
         ),
         counts=counts,
@@ -248,18 +243,17 @@ def attach_judgments(rows: Sequence[Row], path: Path) -> list[Row]:
     seen: Counter[str] = Counter()
     result: list[Row] = []
     for row in rows:
-        if TASKS[row.task].kind is Kind.RANKING:
+        if TASKS[row.task].kind.judged:
             position = seen[row.setting]
             seen[row.setting] += 1
             labels = lists[position] if position < len(lists) else None
             try:
                 check_judgments(labels, row.output)
-            except RowError as error:
-                what, got, expected, _ = error.parts
+            except DataError as error:
                 raise DataError(
-                    f"{path}: entry {position + 1} does not fit row {row.id!r}: {what}",
-                    got=got,
-                    expected=expected,
+                    f"{path}: entry {position + 1} does not fit row {row.id!r}: {error.what}",
+                    got=error.got,
+                    expected=error.expected,
                     cure="use the label file of exactly these rows, in the same order",
                 ) from None
             row = replace(row, labels=labels)
@@ -286,12 +280,12 @@ def _scan(path: Path) -> tuple[list[tuple[int, Row]], list[Finding]]:
         try:
             row = row_from(item, f"{path.stem}:{number}", split)
             if row.id in first_line:
-                raise RowError(
+                raise DataError(
                     f"id {row.id!r} is also on line {first_line[row.id]}",
                     cure="give every row an id of its own",
                 )
-        except RowError as error:
-            errors.append(Finding(line, *error.parts))
+        except DataError as error:
+            errors.append(Finding.of(line, error))
             continue
         first_line[row.id] = line
         rows.append((line, row))
@@ -313,40 +307,16 @@ def _repeated_inputs(numbered: Sequence[tuple[int, Row]]) -> tuple[list[Finding]
     return findings, len(findings)
 
 
-def _without_judgments(numbered: Sequence[tuple[int, Row]]) -> list[Finding]:
-    lines = [
-        line
-        for line, row in numbered
-        if TASKS[row.task].kind is Kind.RANKING and row.labels is None
-    ]
-    if not lines:
-        return []
-    return [
-        Finding(
-            lines[0],
-            f"{len(lines)} ranking rows have no 'labels', so that NDCG cannot be computed",
-        )
-    ]
-
-
-def _odd_extractions(numbered: Sequence[tuple[int, Row]]) -> list[Finding]:
-    """Extraction rows whose answer the evaluator cannot read: they may be trained on."""
-    findings = []
+def _doubts(numbered: Sequence[tuple[int, Row]]) -> list[Finding]:
+    """What the kinds of answers find odd."""
+    by_kind: dict[Kind, list[tuple[int, Row]]] = defaultdict(list)
     for line, row in numbered:
-        if TASKS[row.task].kind is Kind.EXTRACTION:
-            try:
-                labels = json.loads(row.output)
-            except (ValueError, RecursionError):
-                labels = None
-            if not isinstance(labels, list) or not all(map(is_extraction, labels)):
-                findings.append(
-                    Finding(
-                        line,
-                        "the output is no JSON list of attribute, value and source",
-                        got=quote(row.output),
-                    )
-                )
-    return findings
+        by_kind[TASKS[row.task].kind].append((line, row))
+    return [
+        Finding.of(members[place][0], doubt)
+        for kind, members in by_kind.items()
+        for place, doubt in kind.doubts([row for _, row in members])
+    ]
 
 
 def _apportion(sizes: Sequence[int], seats: int, *, everyone: bool) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a row is: its fields, and what makes an answer fit its task.
+"""What a row is: its fields and their types. Whether an answer fits is its task's to say.
 
 Knows nothing of files. ``input`` is text and is never parsed: upstream rows hold the
 bare token ``NaN``, which strict JSON refuses. Unknown fields of a row are ignored.
@@ -13,11 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.tasks.registry import Answer, Kind, Task, find
+from ecellm_mlx.tasks.registry import Task, find
 
 OWN_SETTING = "own"  # of rows that name none
-JUDGMENTS = ("E", "S", "C", "I")  # exact, substitute, complement, irrelevant
-EXTRACTED = ("attribute", "value", "source")
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,6 @@ class Row:
         """
         return parse_options(self.options) if self.options else []
 
-    @property
-    def option_letters(self) -> list[str]:
-        """The first character of each option, which answers refer to."""
-        return [option[0] for option in self.option_list]
-
-
-class RowError(Exception):
-    """A row is wrong. ``parts`` is what, got, expected and cure, without a line."""
-
-    def __init__(self, what: str, got: str = "", expected: str = "", cure: str = "") -> None:
-        super().__init__(what)
-        self.parts = (what, got, expected, cure)
-
 
 def parse_options(text: str) -> list[str]:
     """The options in ``text``, a JSON list or a Python list literal of texts.
@@ -93,16 +78,17 @@ def row_from(item: Any, default_id: str, default_split: str) -> Row:
     """The validated row in a JSON value.
 
     Raises:
-        RowError: a field is missing or of the wrong type, or the answer does not fit.
+        DataError: a field is missing or of the wrong type, or the answer does not fit. It
+            names no file and no line; ``json_items.Finding.of`` adds them.
     """
     if not isinstance(item, dict):
-        raise RowError("the row is not a JSON object", got=_kind(item), expected="an object")
+        raise DataError("the row is not a JSON object", got=_kind(item), expected="an object")
     task = _task(item)
     identity = item.get("id")
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
     if identity is not None and (not isinstance(identity, str) or not identity):
-        raise RowError("field 'id' is not usable", got=_kind(identity), expected="text")
+        raise DataError("field 'id' is not usable", got=_kind(identity), expected="text")
     example = item.get("few_shot_example")
     if not isinstance(example, str | None):
         example = json.dumps(example)
@@ -118,7 +104,7 @@ def row_from(item: Any, default_id: str, default_split: str) -> Row:
         labels=item.get("labels"),
         few_shot_example=example,
     )
-    _check_answer(row, task)
+    task.kind.check(row)
     return row
 
 
@@ -127,7 +113,7 @@ def _task(item: dict[str, Any]) -> Task:
     try:
         return find(name)
     except DataError as error:
-        raise RowError(error.what, expected=error.expected) from None
+        raise DataError(error.what, expected=error.expected) from None
 
 
 def _text(item: dict[str, Any], name: str, *, optional: bool = False) -> str:
@@ -135,19 +121,19 @@ def _text(item: dict[str, Any], name: str, *, optional: bool = False) -> str:
     if value is None and optional:
         return ""
     if name not in item:
-        raise RowError(f"field {name!r} is missing", expected="text")
+        raise DataError(f"field {name!r} is missing", expected="text")
     if not isinstance(value, str):
         cure = "write it as one string" if isinstance(value, dict | list) else ""
-        raise RowError(
+        raise DataError(
             f"field {name!r} is of the wrong type", got=_kind(value), expected="text", cure=cure
         )
     if not value.strip() and not optional:
-        raise RowError(f"field {name!r} is empty", expected="text")
+        raise DataError(f"field {name!r} is empty", expected="text")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise RowError(
+            raise DataError(
                 f"field {name!r} holds half of a character",
                 got=f"\\u{ord(value[error.start]):04x}",
                 cure="correct the text; it was probably cut in the middle of an emoji",
@@ -155,68 +141,8 @@ def _text(item: dict[str, Any], name: str, *, optional: bool = False) -> str:
     return value
 
 
-def _check_answer(row: Row, task: Task) -> None:
-    if task.answer is Answer.YES_NO and row.output not in ("yes", "no"):
-        raise RowError("the output is no answer", got=quote(row.output), expected="yes or no")
-    if task.kind is Kind.CHOICE:
-        if row.options is None:
-            raise RowError("field 'options' is missing", expected=f"a list, as {task.name} is")
-        try:
-            options = row.option_list
-        except ValueError as error:
-            raise RowError(
-                "the options cannot be read",
-                got=str(error),
-                expected="a JSON list of texts as one string",
-            ) from None
-        allowed = row.option_letters if task.answer is Answer.LETTER else options
-        if row.output not in allowed:
-            raise RowError(
-                "the output is none of the options",
-                got=quote(row.output),
-                expected="one of " + ", ".join(quote(option) for option in allowed),
-            )
-    if task.kind is Kind.RANKING:
-        letters = row.output.split(",")
-        if sorted(letters) != [chr(ord("A") + n) for n in range(len(letters))]:
-            raise RowError(
-                "the output is no ranking",
-                got=quote(row.output),
-                expected="each letter from A on once, separated by commas, such as B,A,C",
-            )
-        if row.labels is not None:
-            check_judgments(row.labels, row.output)
-
-
-def check_judgments(labels: Any, output: str) -> None:
-    """Raise ``RowError`` unless ``labels`` judges each product that ``output`` ranks."""
-    count = output.count(",") + 1
-    if not isinstance(labels, list) or any(label not in JUDGMENTS for label in labels):
-        raise RowError(
-            "field 'labels' is of the wrong type",
-            got=quote(json.dumps(labels)),
-            expected="a list of E, S, C and I",
-        )
-    if len(labels) != count:
-        raise RowError(
-            "field 'labels' is of the wrong length",
-            got=f"{len(labels)} labels",
-            expected=f"{count}, one for each ranked product",
-        )
-
-
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
     if value is None:
         return "null"
     return names.get(type(value), "a number")
-
-
-def is_extraction(item: Any) -> bool:
-    """Whether ``item`` is an object with an attribute, a value and a source."""
-    return isinstance(item, dict) and all(key in item for key in EXTRACTED)
-
-
-def quote(text: str) -> str:
-    """``text`` in quotation marks, shortened for a message."""
-    return repr(text if len(text) <= 60 else text[:57] + "…")

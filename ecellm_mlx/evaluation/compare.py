@@ -8,8 +8,8 @@ from typing import Any
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.evaluation import resampling
-from ecellm_mlx.evaluation.metrics import TextScorer
 from ecellm_mlx.tasks.registry import TASKS
+from ecellm_mlx.tasks.tally import TextScorer
 
 
 def compare_by_task(

@@ -30,12 +30,12 @@ from ecellm_mlx.evaluation import local, thresholds
 from ecellm_mlx.evaluation.endpoint import Api, Endpoint
 from ecellm_mlx.evaluation.journal import Journal, Record
 from ecellm_mlx.files import write_atomic, write_json
-from ecellm_mlx.inference.values import Values
-from ecellm_mlx.inference.values import parse as parse_values
 from ecellm_mlx.jobs import events
 from ecellm_mlx.models import adapter_files, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
 from ecellm_mlx.tasks.registry import find as find_task
+from ecellm_mlx.tasks.values import Values
+from ecellm_mlx.tasks.values import parse as parse_values
 
 if TYPE_CHECKING:
     from ecellm_mlx.evaluation.bertscore import BertScorer

@@ -27,10 +27,10 @@ from ecellm_mlx.evaluation.documents import (
     to_html,
     to_markdown,
 )
-from ecellm_mlx.evaluation.metrics import TextScorer
 from ecellm_mlx.evaluation.systems import System, distinct, load, rows_of
 from ecellm_mlx.files import ensure_folder, write_atomic
 from ecellm_mlx.tasks.registry import TASKS, Task
+from ecellm_mlx.tasks.tally import TextScorer
 
 DASH = "—"
 EXPLANATION = (

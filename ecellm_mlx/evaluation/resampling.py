@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.evaluation.metrics import TextScorer, parse_answer
-from ecellm_mlx.evaluation.tallies import Floats, Tally, tally
-from ecellm_mlx.tasks.registry import Kind, Task
+from ecellm_mlx.evaluation.metrics import MODES, tally
+from ecellm_mlx.tasks.registry import Task
+from ecellm_mlx.tasks.tally import Floats, Tally, TextScorer
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -39,10 +39,8 @@ def intervals(
     A metric that cannot be computed, or that many draws leave undefined, has none.
     """
     result: dict[str, dict[str, list[float]]] = {}
-    for mode in ("official", "strict"):
-        counted = tally(
-            task, predictions, rows, strict=mode == "strict", text_scorer=text_scorer
-        )
+    for mode in MODES:
+        counted = tally(task, predictions, rows, mode, text_scorer)
         result[mode] = {}
         if counted is None:
             continue
@@ -73,11 +71,8 @@ def compare(
     """
     result: dict[str, Any] = {"n": len(rows), "metric": task.metric}
     least = least_p(sum(a != b for a, b in zip(first, second, strict=True)))
-    for mode in ("official", "strict"):
-        pair = [
-            tally(task, answers, rows, strict=mode == "strict", text_scorer=text_scorer)
-            for answers in (first, second)
-        ]
+    for mode in MODES:
+        pair = [tally(task, answers, rows, mode, text_scorer) for answers in (first, second)]
         tallies = [one for one in pair if one is not None]
         result[mode] = (
             _paired(tallies, task.metric, len(rows), draws, seed, least)
@@ -94,12 +89,12 @@ def compare(
 
 def correct(task: Task, predictions: Sequence[str], rows: Sequence[Row]) -> Any:
     """(n,) whether each closed answer is the expected one; an invalid answer is not."""
-    if task.kind is Kind.YES_NO:
-        labels = [row.output for row in rows]
-    else:
-        labels = [row.output[0] for row in rows]
-    answers = [parse_answer(task, text) for text in predictions]
-    return np.array([a == b for a, b in zip(answers, labels, strict=True)], bool)
+    kind = task.kind
+    right = [
+        kind.parse(text) == kind.expected(row)
+        for text, row in zip(predictions, rows, strict=True)
+    ]
+    return np.array(right, bool)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

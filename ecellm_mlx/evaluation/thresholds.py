@@ -17,7 +17,7 @@ from ecellm_mlx.errors import DataError
 from ecellm_mlx.evaluation import systems
 from ecellm_mlx.evaluation.calibration import Threshold, choose_threshold
 from ecellm_mlx.evaluation.metrics import score
-from ecellm_mlx.tasks.registry import TASKS, Kind
+from ecellm_mlx.tasks.registry import TASKS
 
 
 def choose(run: Path) -> dict[str, Threshold]:
@@ -31,7 +31,7 @@ def choose(run: Path) -> dict[str, Threshold]:
     system = systems.load(run)[0]
     found: dict[str, list[Row]] = {}
     for row in rows_module.load(Path(system.metrics["data"])):
-        if row.id in system.probabilities and TASKS[row.task].kind is Kind.YES_NO:
+        if row.id in system.probabilities and TASKS[row.task].kind.binary:
             found.setdefault(row.task, []).append(row)
     chosen = {}
     for task, members in found.items():

@@ -26,12 +26,12 @@ from ecellm_mlx import workspace as workspaces
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.json_items import Finding, items
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.data.schema import RowError, row_from
+from ecellm_mlx.data.schema import row_from
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.files import ensure_folder, sync_folder, write_atomic, write_json
 from ecellm_mlx.hub import download
 from ecellm_mlx.models.registry import DEFAULT_REVISION, ModelName
-from ecellm_mlx.tasks.registry import TASKS, Kind
+from ecellm_mlx.tasks.registry import TASKS
 from ecellm_mlx.workspace import Workspace
 
 REPO = "NingLab/ECInstruct"
@@ -165,8 +165,8 @@ def _rows(path: Path) -> Iterator[Row]:
             raise value.error(path)
         try:
             row = row_from(_own_split(value, split), "-", split)
-        except RowError as error:
-            raise Finding(line, *error.parts).error(path) from None
+        except DataError as error:
+            raise Finding.of(line, error).error(path) from None
         key = row.task, row.setting
         number = seen[key]
         seen[key] += 1
@@ -184,7 +184,7 @@ def _own_split(value: Any, split: str) -> Any:
 
 def _judged(tested: list[Row], labels: Path) -> list[Row]:
     """Rows with their judgments; a setting with none of the ranking rows is left alone."""
-    if not any(TASKS[row.task].kind is Kind.RANKING for row in tested):
+    if not any(TASKS[row.task].kind.judged for row in tested):
         return tested
     return rows_module.attach_judgments(tested, labels)
 

@@ -17,13 +17,14 @@ from ecellm_mlx.inference import choices, rankings, sampling
 from ecellm_mlx.inference.choices import Scoring
 from ecellm_mlx.inference.decoding import Decoder, Progress, Rule
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt
-from ecellm_mlx.inference.grammar import Grammar, Matcher, attribute_list_grammar
+from ecellm_mlx.inference.grammar import Grammar, Matcher
 from ecellm_mlx.inference.rankings import Items, Ranking
-from ecellm_mlx.inference.requests import Reader, Request, extraction_slots
+from ecellm_mlx.inference.requests import Reader, Request
 from ecellm_mlx.inference.stops import Stops
-from ecellm_mlx.inference.values import Values
 from ecellm_mlx.models.loading import LoadedModel
-from ecellm_mlx.tasks.registry import Kind
+from ecellm_mlx.tasks.kind import Constraint
+from ecellm_mlx.tasks.registry import Task
+from ecellm_mlx.tasks.values import Values
 
 # Where an untuned model starts to write the next block of a prompt.
 STOPS = Stops(("\n###",))
@@ -189,7 +190,7 @@ class Answerer:
             (answer,) = self._scored(batch, [request], [0], own=False)
             yield Piece(answer.prediction, replace(answer, shortened=request.shortened))
             return
-        stops = self._stops_of(decoding, request.task.kind)
+        stops = self._stops_of(decoding, request.task)
         written = ""
         for progress in self._decoded(batch, self._rule((0, decoding), request)):
             text = stops.cut(self._text(progress.tokens))
@@ -274,7 +275,7 @@ class Answerer:
         self, batch: Prefilled, members: list[Request], places: list[int], *, own: bool
     ) -> Iterator[Answer]:
         """Answers of closed rows; ``own`` labels are no letters to rank."""
-        ranked = [i for i in places if not own and members[i].task.kind is Kind.RANKING]
+        ranked = [i for i in places if not own and members[i].task.ranked]
         chosen = [i for i in places if i not in set(ranked)]
         if chosen:
             options = [[o.tokens for o in members[i].options] for i in chosen]
@@ -323,8 +324,9 @@ class Answerer:
                 top_p=sampling.PAPER_TOP_P,
             )
             return Rule(key, chooser, self.base.stop_ids, sampling.PAPER_MAX_TOKENS)
-        if request.task.kind is Kind.EXTRACTION:
-            lark = attribute_list_grammar(*extraction_slots(request.row), self.values)
+        kind = request.task.kind
+        if kind.constraint is Constraint.GRAMMAR:
+            lark = kind.grammar(request.row, self.values)
             matcher = self._matchers[key] = self._compiled_grammar().matcher(lark)
             # The grammar is finite, so no bound on tokens can cut an answer.
             return Rule(
@@ -354,7 +356,7 @@ class Answerer:
                 assert isinstance(progress.key, tuple)
                 index, decoding = progress.key
                 self.speed.answer_tokens += len(progress.tokens)
-                stops = self._stops_of(decoding, requests[index].task.kind)
+                stops = self._stops_of(decoding, requests[index].task)
                 text = stops.cut(self._text(progress.tokens))
                 yield Answer(index, decoding, text, self._probability(progress.key))
 
@@ -366,9 +368,9 @@ class Answerer:
     def _text(self, tokens: list[int]) -> str:
         return str(self.base.tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def _stops_of(self, decoding: Decoding, kind: Kind) -> Stops:
+    def _stops_of(self, decoding: Decoding, task: Task) -> Stops:
         """Only free text ends on text: a value of a list may hold any."""
-        free = decoding is Decoding.VALID and kind is Kind.TEXT
+        free = decoding is Decoding.VALID and task.free
         return self._stops if free else NO_STOPS
 
     def _ended_by(self, stops: Stops) -> Callable[[list[int]], bool]:

@@ -18,9 +18,8 @@ from ecellm_mlx.data import prompts
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.models.loading import LoadedModel
-from ecellm_mlx.tasks.fields import TARGETS, attribute_names
-from ecellm_mlx.tasks.registry import Answer as AnswerForm
-from ecellm_mlx.tasks.registry import Kind, Task
+from ecellm_mlx.tasks.fields import TARGETS
+from ecellm_mlx.tasks.registry import Task
 from ecellm_mlx.tasks.registry import find as find_task
 
 from converters import architectures
@@ -93,7 +92,9 @@ class Reader:
                 alone are too long for the model.
         """
         task = find_task(row.task)
-        texts = answer_set(row, task) if labels is None else _checked(row, labels)
+        texts = task.kind.options(row) if labels is None else labels
+        if texts or labels is not None:
+            _check_different(row, texts)
         options = tuple(Option(text, self.answer_tokens(text)) for text in texts)
         longest = max((len(option.tokens) for option in options), default=task.max_new_tokens)
         row, tokens, lost = self._fitted(row, longest)
@@ -209,31 +210,7 @@ def _capped(value: Any, cap: int) -> Any:
     return value
 
 
-def answer_set(row: Row, task: Task) -> list[str]:
-    """The closed set of answers of a row, as they are written; empty for open tasks.
-
-    Raises:
-        DataError: the row has no options to choose from.
-    """
-    if task.kind is Kind.YES_NO:
-        return ["yes", "no"]
-    if task.kind is Kind.RANKING:
-        letters = ranked_letters(row)
-    elif task.kind is Kind.CHOICE:
-        options = row.option_list
-        letters = (
-            options
-            if task.answer is AnswerForm.OPTION
-            else [o.split(":", 1)[0] for o in options]
-        )
-    else:
-        return []
-    if not letters:
-        raise DataError(f"row {row.id} has no options to choose from", cure="add its options")
-    return _checked(row, letters)
-
-
-def _checked(row: Row, labels: Sequence[str]) -> list[str]:
+def _check_different(row: Row, labels: Sequence[str]) -> None:
     repeated = [label for n, label in enumerate(labels) if label in labels[:n]]
     if repeated or not labels or "" in labels:
         raise DataError(
@@ -241,46 +218,3 @@ def _checked(row: Row, labels: Sequence[str]) -> list[str]:
             got=repr(repeated[0]) + " twice" if repeated else "an empty one",
             cure="correct the options",
         )
-    return list(labels)
-
-
-def ranked_letters(row: Row) -> list[str]:
-    """The letters of a ranking row's products (``A: …`` items of its input)."""
-    value = _input_object(row)
-    products = value.get("product list", [])
-    if isinstance(products, dict):
-        return list(products)
-    return [str(item).split(":", 1)[0].strip() for item in products]
-
-
-def extraction_slots(row: Row) -> tuple[list[str], dict[str, str]]:
-    """Attributes to fill, as they are written in answers, and texts to take them from.
-
-    Returns:
-        Names of attributes, and the text of each field by its name.
-
-    Raises:
-        DataError: the input names no target attributes.
-    """
-    value = _input_object(row)
-    attributes = attribute_names(str(value.get(TARGETS, "")))
-    if not attributes:
-        raise DataError(
-            f"row {row.id} names no {TARGETS!r} in its input",
-            cure="add the attributes to look for",
-        )
-    return attributes, {name: _plain(text) for name, text in value.items() if name != TARGETS}
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _input_object(row: Row) -> dict[str, Any]:
-    try:
-        value = json.loads(row.input)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise DataError(f"row {row.id}: its input is no JSON object", cure="correct the row")
-    return value

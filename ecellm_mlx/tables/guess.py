@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ecellm_mlx.tables import Table
-from ecellm_mlx.tables.mapping import Mapping, missing
+from ecellm_mlx.tables.mapping import Mapping
 from ecellm_mlx.tasks.registry import Task
 
 SAMPLE_ROWS = 200
@@ -171,7 +171,7 @@ def guess(table: Table, task: Task | None, constants: Sequence[str] = ()) -> Gue
     lacking: tuple[str, ...] = ()
     if task:
         mapped = {choice.field: choice.column for choice in choices}
-        lacking = tuple(missing(task, mapped, dict.fromkeys(constants, "")))
+        lacking = tuple(task.lacking(mapped, constants))
     elif not choices:
         lacking = OWN_FIELDS[:1]
     return Guess(choices, lacking)

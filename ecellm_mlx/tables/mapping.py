@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from collections.abc import Mapping as Values
 from dataclasses import dataclass
 
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.tables.text import readable
 from ecellm_mlx.tasks.fields import LISTS, OPTIONS
-from ecellm_mlx.tasks.registry import Kind, Task
+from ecellm_mlx.tasks.registry import Task
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,6 @@ class Mapping:
             *(f"{field}={column}" for field, column in self.columns.items()),
             *(f"{field}=:{text}" for field, text in self.constants.items()),
         ]
-
-
-def fields_of(task: Task) -> tuple[str, ...]:
-    """The fields that can be mapped; choices may take each row's own options as well."""
-    return (*task.fields, OPTIONS) if task.kind is Kind.CHOICE else task.fields
 
 
 def parse(items: Iterable[str], task: Task | None, names: Sequence[str]) -> Mapping:
@@ -59,7 +53,7 @@ def parse(items: Iterable[str], task: Task | None, names: Sequence[str]) -> Mapp
             problems.append(f"{item!r} is not of the form field=column")
         elif field in columns or field in constants:
             problems.append(f"{field!r} is mapped twice")
-        elif task and field not in fields_of(task):
+        elif task and field not in task.asked:
             problems.append(f"{task.name} has no field {field!r}")
         elif column.startswith(":"):
             constants[field] = column[1:]
@@ -68,21 +62,16 @@ def parse(items: Iterable[str], task: Task | None, names: Sequence[str]) -> Mapp
         else:
             columns[field] = column
     if task:
-        problems += [f"{field!r} is not mapped" for field in missing(task, columns, constants)]
+        problems += [f"{field!r} is not mapped" for field in task.lacking(columns, constants)]
     if not columns and not problems:
         problems.append("no field is taken from a column")
     if problems:
-        fields = ", ".join(fields_of(task)) if task else "of your choice"
+        fields = ", ".join(task.asked) if task else "of your choice"
         raise UsageError(
             "--map: " + "; ".join(problems),
             expected=f"fields {fields} and columns {', '.join(names)}",
         )
     return Mapping(columns, constants)
-
-
-def missing(task: Task, *mapped: Values[str, str]) -> list[str]:
-    """The required fields that nothing is mapped to."""
-    return [field for field in task.required if not any(field in part for part in mapped)]
 
 
 def value_of(field: str, cell: str, max_words: int) -> str | list[str]:

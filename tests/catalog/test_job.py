@@ -16,6 +16,7 @@ from ecellm_mlx.catalog import answering, body, job, writing
 from ecellm_mlx.errors import DataError, JobError, UsageError
 from ecellm_mlx.jobs import events
 from ecellm_mlx.tables import open_table
+from ecellm_mlx.tasks.registry import find
 
 from .conftest import AVE, KIND, run_here
 
@@ -131,7 +132,7 @@ def test_attributes_come_as_json_and_from_the_text(tiny: Path, tmp_path: Path) -
 
 
 def test_each_attribute_has_a_column_of_its_own() -> None:
-    names = [column.name for column in writing.attribute_columns(
+    names = [column.name for column in writing.part_columns(
         ["brand", "screen size", "error"], ["ecellm_brand", "brand"]
     )]  # fmt: skip
     assert names == ["ecellm_brand_2", "ecellm_screen_size", "ecellm_error"]
@@ -144,10 +145,10 @@ def test_each_attribute_has_a_column_of_its_own() -> None:
         ]
     )
     asked = ["brand", "color", "size", "weight"]
-    assert writing.values_of(answer, asked) == ["Acme", "red; blue", "", ""]
+    assert find("AVE").kind.part_values(answer, asked) == ["Acme", "red; blue", "", ""]
     # What a person wrote, or what could not be answered, breaks nothing.
     for text in ("", "Acme", "[1]", '[{"attribute": "brand"}]', "null"):
-        assert writing.values_of(text, asked) == [""] * 4
+        assert find("AVE").kind.part_values(text, asked) == [""] * 4
 
 
 def test_only_changed_rows_of_a_new_export_are_computed(tiny: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.sample import catalog, folder
-from ecellm_mlx.tasks.registry import TASKS
+from ecellm_mlx.tasks.registry import TASKS, find
 
 pytestmark = pytest.mark.unit
 
@@ -232,7 +232,7 @@ def test_options_are_json_or_a_python_list(tmp_path):
     item = {**GOOD, "task": "Sequential_Recommendation", "options": options, "output": "B"}
     (row,) = rows.load(write(tmp_path / "a.jsonl", item))
     assert row.option_list == ["A: SET OF 6.", "B: CHILDREN'S UMBRELLA."]
-    assert row.option_letters == ["A", "B"]
+    assert find("SR").kind.options(row) == ["A", "B"]
     assert row.options == options
 
 

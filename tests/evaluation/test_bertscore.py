@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.evaluation.bertscore import LAYERS, PUBLISHED, BertScorer
-from ecellm_mlx.evaluation.metrics import NO_BLEURT, score
+from ecellm_mlx.evaluation.metrics import score
+from ecellm_mlx.tasks.text import NO_BLEURT
 
 TEXTS = ["Yes, it holds two litres.", "No.", "It holds 2 l of water", "two litres — it does"]
 

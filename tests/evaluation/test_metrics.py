@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from ecellm_mlx.data import rows
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.evaluation.metrics import TEXT_METRICS, parse_answer, score, score_by_task
+from ecellm_mlx.evaluation.metrics import score, score_by_task
 from ecellm_mlx.sample import folder
 from ecellm_mlx.tasks.registry import TASKS, find
 
@@ -78,7 +78,7 @@ def approx(**values):
     ],
 )
 def test_answers_are_read_as_the_published_evaluator_reads_them(task, text, parsed):
-    assert parse_answer(task, text) == parsed
+    assert find(task).kind.parse(text) == parsed
 
 
 def test_yes_no_by_hand():
@@ -285,7 +285,7 @@ def test_extraction_where_nothing_can_be_read():
 
 def test_text_is_not_scored_here():
     result = score("AG", ["It does.", ""], labelled("AG", ["Yes.", "No."]))
-    assert result["official"] == result["strict"] == dict.fromkeys(TEXT_METRICS)
+    assert result["official"] == result["strict"] == dict.fromkeys(find("AG").kind.metrics)
     assert (result["n"], result["invalid"]) == (2, 1)
     assert "BERTScore" in result["not_computed"]
 

@@ -13,10 +13,9 @@ from sklearn import metrics as sk
 
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.evaluation.details import attributes, confusion, details, worst
-from ecellm_mlx.evaluation.metrics import score
+from ecellm_mlx.evaluation.details import details, worst
+from ecellm_mlx.evaluation.metrics import score, tally
 from ecellm_mlx.evaluation.resampling import compare, intervals, mcnemar
-from ecellm_mlx.evaluation.tallies import tally
 from ecellm_mlx.sample import folder
 from ecellm_mlx.tasks.registry import TASKS, find
 
@@ -60,9 +59,7 @@ def test_sums_over_rows_make_the_same_metrics(
     answers = noisy(rows, share)
     scored = score(name, answers, rows, text_scorer=lengths)
     for mode in ("official", "strict"):
-        counted = tally(
-            TASKS[name], answers, rows, strict=mode == "strict", text_scorer=lengths
-        )
+        counted = tally(TASKS[name], answers, rows, mode, lengths)
         assert counted is not None
         values = {k: v for k, v in scored[mode].items() if v is not None}
         assert values, "the sample has something to compare"
@@ -72,10 +69,9 @@ def test_sums_over_rows_make_the_same_metrics(
 
 
 OTHERS = {
-    "Answer_Generation": ["It holds two litres.", "No."],
-    "Answerability_Prediction": ["yes", "no"],
-    "Sequential_Recommendation": ["A", "B", "T"],
-    "Multiclass_Product_Classification": ["A: exact", "B: substitute", "D: irrelevant"],
+    "text": ["It holds two litres.", "No."],
+    "yes/no": ["yes", "no"],
+    "choice": ["A: exact", "B: substitute", "D: irrelevant"],
 }
 
 
@@ -83,7 +79,7 @@ def made_rows(name: str) -> list[Row]:
     """Rows of a task that the sample has none of."""
     return [
         Row(str(n), "i", "x", None, output, name, "IND_Diverse_Instruction", "test")
-        for n, output in enumerate(OTHERS[name] * 10)
+        for n, output in enumerate(OTHERS[TASKS[name].kind.name] * 10)
     ]
 
 
@@ -95,7 +91,7 @@ def test_drawn_rows_score_as_if_they_were_listed(sample: dict[str, list[Row]]) -
         again = [n for n, times in enumerate(weights) for _ in range(int(times))]
         expected = score(name, [answers[n] for n in again], [rows[n] for n in again])
         for mode in ("official", "strict"):
-            counted = tally(TASKS[name], answers, rows, strict=mode == "strict")
+            counted = tally(TASKS[name], answers, rows, mode)
             assert counted is not None
             found = {k: float(v) for k, v in counted.values(weights).items()}
             values = {k: v for k, v in expected[mode].items() if v is not None}
@@ -244,21 +240,20 @@ def test_mcnemar_of_many_rows_does_not_overflow() -> None:
 def test_confusion_counts_every_row_once(sample: dict[str, list[Row]]) -> None:
     rows = sample["Sentiment_Analysis"]
     answers = ["?", *noisy(rows[1:], 0.5)]
-    matrix = confusion(find("SA"), answers, rows)
-    assert matrix is not None
+    matrix = find("SA").kind.details(answers, rows)["confusion"]
     assert matrix["answers"] == [*matrix["labels"], "invalid"]
     counts = np.array(matrix["counts"])
     assert counts.sum() == len(rows)
     scored = score("SA", answers, rows)
     assert counts[:, -1].sum() == scored["invalid"] > 0
     assert np.trace(counts[:, :-1]) / len(rows) == pytest.approx(scored["strict"]["acc"])
-    assert confusion(find("SR"), ["A"], coin(1, 1)[0]) is None
+    assert find("SR").kind.details(["A"], coin(1, 1)[0]) == {}
 
 
 def test_attributes_sum_to_the_whole(sample: dict[str, list[Row]]) -> None:
     rows = sample["Attribute_Value_Extraction"]
     answers = noisy(rows, 0.3)
-    found = attributes(answers, rows)
+    found = find("AVE").kind.details(answers, rows)["attributes"]
     assert sum(entry["n"] for entry in found.values()) == sum(
         len(json.loads(row.output)) for row in rows
     )

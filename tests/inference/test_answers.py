@@ -16,10 +16,10 @@ from ecellm_mlx.errors import DataError
 from ecellm_mlx.inference.answers import Answer, Answerer, Decoding
 from ecellm_mlx.inference.rankings import Ranking
 from ecellm_mlx.inference.stops import Stops
-from ecellm_mlx.inference.values import Values
 from ecellm_mlx.models import loading
 from ecellm_mlx.models.loading import LoadedModel
-from ecellm_mlx.tasks.registry import TASKS, Kind
+from ecellm_mlx.tasks.registry import TASKS
+from ecellm_mlx.tasks.values import Values
 from tests.cases import proof
 
 
@@ -84,14 +84,14 @@ def test_company_and_order_change_no_answer(
 
 @pytest.mark.usefixtures("each_path")
 def test_closed_answers_have_a_probability_for_each_option(tiny_base: LoadedModel) -> None:
-    rows = [r for r in sample_rows(2) if TASKS[r.task].kind is not Kind.EXTRACTION]
+    rows = [r for r in sample_rows(2) if not TASKS[r.task].extracts]
     answers = list(Answerer(tiny_base).answer(rows))
     assert sorted(a.index for a in answers) == list(range(len(rows)))
     for answer in answers:
         values = list(answer.options.values())
         assert sum(values) == pytest.approx(1)
         assert values == sorted(values, reverse=True)
-        if TASKS[rows[answer.index].task].kind is Kind.RANKING:
+        if TASKS[rows[answer.index].task].ranked:
             assert sorted(answer.prediction.split(",")) == sorted(answer.options)
         else:
             assert answer.prediction == next(iter(answer.options))
@@ -151,7 +151,7 @@ def test_rankings_equal_a_search_over_all_orders(
     tiny_base: LoadedModel, ranking: Ranking
 ) -> None:
     """Against the probability of every order, token by token, by the plain model."""
-    rows = [r for r in sample_rows(24) if TASKS[r.task].kind is Kind.RANKING]
+    rows = [r for r in sample_rows(24) if TASKS[r.task].ranked]
     rows = sorted(rows, key=lambda r: -r.output.count(","))[:2] + rows[:2]
     rows = [replace(r, id=str(n)) for n, r in enumerate(rows)]
     for answer in Answerer(tiny_base, ranking=ranking).answer(rows):

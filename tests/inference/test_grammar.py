@@ -15,10 +15,11 @@ from llguidance.hf import from_tokenizer
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.inference.grammar import Grammar, attribute_list_grammar
-from ecellm_mlx.inference.requests import extraction_slots
-from ecellm_mlx.inference.values import Values
+from ecellm_mlx.inference.grammar import Grammar
 from ecellm_mlx.models import loading
+from ecellm_mlx.tasks.attribute_lists import attribute_list_grammar
+from ecellm_mlx.tasks.extraction import Extraction
+from ecellm_mlx.tasks.values import Values
 
 VOCAB = 49152
 
@@ -93,14 +94,14 @@ def row(value: str) -> Row:
 
 def test_slots_come_from_the_input() -> None:
     value = {"product title": "x", "target attributes": "Brand, Pack size and Item form"}
-    assert extraction_slots(row(json.dumps(value))) == (
+    assert Extraction().slots(row(json.dumps(value))) == (
         ["brand", "pack size", "item form"],
         {"product title": "x"},
     )
     with pytest.raises(DataError, match="target attributes"):
-        extraction_slots(row('{"product title": "x"}'))
+        Extraction().slots(row('{"product title": "x"}'))
     with pytest.raises(DataError, match="no JSON object"):
-        extraction_slots(row("just text"))
+        Extraction().slots(row("just text"))
 
 
 TITLES = st.text(

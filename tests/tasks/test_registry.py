@@ -9,7 +9,8 @@ import pytest
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.sample import folder
-from ecellm_mlx.tasks.registry import TASKS, Answer, Kind, find
+from ecellm_mlx.tasks.choice import Choice
+from ecellm_mlx.tasks.registry import TASKS, find
 
 pytestmark = pytest.mark.unit
 
@@ -59,18 +60,19 @@ def test_the_headlines_are_the_papers():
     }
 
 
-def test_kinds_and_forms_of_answers_belong_together():
-    forms = {
-        Kind.YES_NO: {Answer.YES_NO},
-        Kind.CHOICE: {Answer.LETTER, Answer.OPTION},
-        Kind.RANKING: {Answer.LETTERS},
-        Kind.EXTRACTION: {Answer.JSON},
-        Kind.TEXT: {Answer.TEXT},
-    }
+def test_a_task_and_its_kind_belong_together():
     for task in TASKS.values():
-        assert task.answer in forms[task.kind]
-        assert bool(task.letters) == (task.kind is Kind.CHOICE)
+        assert task.metric in task.kind.metrics
         assert set(task.required) <= set(task.fields)
+        assert set(task.either) <= set(task.fields)
+        assert task.ranked + task.closed + task.free + task.extracts == 1
+
+
+def test_choices_are_written_as_letters_or_in_full():
+    choices = {t.short: t.kind for t in TASKS.values() if isinstance(t.kind, Choice)}
+    assert {short for short, kind in choices.items() if kind.in_full} == {"SA", "MPC"}
+    assert set(choices) == {"SA", "MPC", "PRP", "SR"}
+    assert all(kind.letters for kind in choices.values())
 
 
 def test_declared_fields_are_those_of_the_real_inputs():

@@ -19,7 +19,7 @@ from textual.worker import get_current_worker
 from ecellm_mlx import jobs
 from ecellm_mlx.errors import EcellmError
 from ecellm_mlx.tasks.fields import TARGETS
-from ecellm_mlx.tasks.registry import Kind, Task, find
+from ecellm_mlx.tasks.registry import TASKS, Task, find
 from tui import child, on_disk
 from tui.cells import BAD, cell
 from tui.child import command_line
@@ -40,8 +40,7 @@ from tui.widgets.table import Table
 SETTLE_S = 0.4  # typing is over when nothing was typed for this long
 PREVIEW_ROWS = 3
 NOTHING = ("–", "")
-# Tasks whose answers need nothing but the product, first.
-TASK_ORDER = ("AVE", "SA", "AP", "AG", "PSI", "MPC", "PM", "PRP", "QPR", "SR")
+DEFAULT_TASK = "AVE"
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,12 @@ class CatalogScreen(PlaceScreen):
             with Horizontal(classes="choice-row"):
                 yield Label("Task", classes="choice-label")
                 yield Select(
-                    [(f"{t.short}  {t.title}", t.name) for t in map(find, TASK_ORDER)],
-                    value=find(TASK_ORDER[0]).name,
+                    [
+                        (f"{task.short}  {task.title}", task.name)
+                        # Those that need nothing but the product, first.
+                        for task in sorted(TASKS.values(), key=lambda task: task.needs)
+                    ],
+                    value=find(DEFAULT_TASK).name,
                     allow_blank=False,
                     compact=True,
                     id="task",
@@ -194,12 +197,12 @@ class CatalogScreen(PlaceScreen):
     @property
     def order(self) -> CatalogOrder:
         """What the form says now."""
-        extraction = self.chosen_task.kind is Kind.EXTRACTION
+        extracts = self.chosen_task.extracts
         return CatalogOrder(
             table=self.query_one("#table", Choice).value or "",
             task=self.chosen_task.short,
             mapping=tuple(self._mapping()),
-            attributes=self.query_one("#attributes", Input).value.strip() if extraction else "",
+            attributes=self.query_one("#attributes", Input).value.strip() if extracts else "",
             model=self.query_one("#model", Choice).value or "",
             adapter=self.query_one("#adapter", Choice).value or "",
             out=self.query_one("#out", Input).value.strip(),
@@ -247,7 +250,7 @@ class CatalogScreen(PlaceScreen):
     @on(Select.Changed, "#task")
     def _task_chosen(self, event: Select.Changed) -> None:
         event.stop()
-        self.query_one("#attributes-row").display = self.chosen_task.kind is Kind.EXTRACTION
+        self.query_one("#attributes-row").display = self.chosen_task.extracts
         self._read_table(self.order.table, self.order.task)
         self._suggest_out()
         self._edited()

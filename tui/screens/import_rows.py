@@ -15,7 +15,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 from textual.worker import get_current_worker
 
-from ecellm_mlx.tasks.registry import TASKS, Kind, find
+from ecellm_mlx.tasks.fields import ATTRIBUTE, OPTIONS, OUTPUT
+from ecellm_mlx.tasks.registry import TASKS, find
 from tui import child
 from tui.child import command_line
 from tui.messages import TableRead
@@ -24,8 +25,6 @@ from tui.widgets.command_line import CommandLine
 from tui.widgets.problem import Problem
 
 NOTHING = ("–", "")
-OPTIONS, OUTPUT = "options", "output"
-OWN_OPTIONS = ("SA", "PRP", "MPC")  # as in ``data.question``
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,15 @@ class ImportOrder:
 
 def wanted(task: str) -> list[tuple[str, bool]]:
     """Names of what a column can be, and whether it must be given."""
-    found = find(task)
-    fields = [(name, name in found.required) for name in found.fields]
-    if found.kind is Kind.CHOICE:
-        # Three tasks have published options, which serve where a table has none.
-        fields.append((OPTIONS, found.short not in OWN_OPTIONS))
+    chosen = find(task)
+    fields = [
+        (name, chosen.needs_options if name == OPTIONS else name in chosen.required)
+        for name in chosen.asked
+    ]
     # A ranking may come from judgments, extracted values from columns of their own.
-    answered = found.kind not in (Kind.RANKING, Kind.EXTRACTION)
-    return [*fields, (OUTPUT, answered), ("category", False), ("id", False)]
+    columns = chosen.kind.answer_columns
+    answers = [(name, columns == (OUTPUT,)) for name in columns if name != ATTRIBUTE]
+    return [*fields, *answers, ("category", False), ("id", False)]
 
 
 class ImportDialog(ModalScreen[tuple[str, ...] | None]):
