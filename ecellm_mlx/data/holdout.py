@@ -61,29 +61,29 @@ def load(path: Path, by: str = CATEGORY) -> list[Item]:
     Raises:
         DataError: as ``rows.load``.
     """
-    found = rows_module.load(path)
+    loaded = rows_module.load(path)
     values = [value for _, value in items(path)]
     return [
         Item(row, value, category_of(value, by))
-        for row, value in zip(found, values, strict=True)
+        for row, value in zip(loaded, values, strict=True)
     ]
 
 
 def category_of(value: dict[str, Any], by: str = CATEGORY) -> str | None:
     """The category of a row: its field ``by``, else that of its input."""
-    found = value.get(by)
-    if found is None:
+    category = value.get(by)
+    if category is None:
         try:
             inner = json.loads(value["input"])
         except ValueError:
             return None
-        found = inner.get(by) if isinstance(inner, dict) else None
-    return found if isinstance(found, str) and found else None
+        category = inner.get(by) if isinstance(inner, dict) else None
+    return category if isinstance(category, str) and category else None
 
 
-def categories(found: Iterable[Item]) -> dict[str, int]:
+def categories(members: Iterable[Item]) -> dict[str, int]:
     """Rows by category, the largest first; rows without one are left out."""
-    counts = Counter(item.category for item in found if item.category is not None)
+    counts = Counter(item.category for item in members if item.category is not None)
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
@@ -146,11 +146,11 @@ def held_out_setting(setting: str) -> str:
 
 
 def _check(
-    path: Path, category: str, by: str, found: Sequence[Item], train: Sequence[Item]
+    path: Path, category: str, by: str, members: Sequence[Item], train: Sequence[Item]
 ) -> None:
-    known = categories(found)
+    known = categories(members)
     if not known:
-        fields = sorted({key for item in found for key in item.value if key != "id"})
+        fields = sorted({key for item in members for key in item.value if key != "id"})
         raise DataError(
             f"{path}: no row has a {by}",
             expected=f"a field {by!r} in rows or in their inputs",

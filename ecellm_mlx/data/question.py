@@ -142,15 +142,15 @@ class Question:
         if not self.kind.takes_options:
             return []
         if OPTIONS in self.columns:
-            found = list(dict.fromkeys(own or ()))
-            if len(found) < 2:
+            options = list(dict.fromkeys(own or ()))
+            if len(options) < 2:
                 raise DataError(f"column {self.columns[OPTIONS]!r} holds no two options")
         elif self.labels:
-            found = list(self.labels)
+            options = list(self.labels)
         else:
-            found = list(self.kind.default_options)
+            options = list(self.kind.default_options)
         # A task's answers refer to letters; own labels stand for themselves.
-        return lettered(found) if self.task else found
+        return lettered(options) if self.task else options
 
 
 def build(
@@ -179,35 +179,35 @@ def build(
     Raises:
         UsageError: what contradicts itself, and all that is wrong with the mapping.
     """
-    found = find_task(task) if task else None
-    if found is None and not labels and not any(m.startswith(f"{OPTIONS}=") for m in mapping):
+    chosen = find_task(task) if task else None
+    if chosen is None and not labels and not any(m.startswith(f"{OPTIONS}=") for m in mapping):
         raise UsageError(
             "there is nothing to ask: neither --task nor --labels was given",
             cure="name a task such as AVE, or your own --labels",
         )
-    if labels and found and not found.kind.takes_options:
+    if labels and chosen and not chosen.kind.takes_options:
         raise UsageError(
-            f"--labels does not go with --task {found.name}, whose answers are "
-            f"{found.kind.name}",
+            f"--labels does not go with --task {chosen.name}, whose answers are "
+            f"{chosen.kind.name}",
             cure="leave --task out to choose from your own labels",
         )
     if attributes:
-        if not found or not found.extracts:
+        if not chosen or not chosen.extracts:
             fitting = " or ".join(task.name for task in TASKS.values() if task.extracts)
             raise UsageError(f"--attributes is for --task {fitting}")
         mapping = [*mapping, f"{TARGETS}=:{' and '.join(attributes)}"]
-    parsed = mappings.parse(mapping, found, names)
-    if found and found.needs_options and not labels and OPTIONS not in parsed.columns:
+    parsed = mappings.parse(mapping, chosen, names)
+    if chosen and chosen.needs_options and not labels and OPTIONS not in parsed.columns:
         raise UsageError(
             f"--task {task} needs options to choose from",
             cure=f'map a column to them with --map "{OPTIONS}=COLUMN"',
         )
     return Question(
-        task_name=found.name if found else None,
+        task_name=chosen.name if chosen else None,
         columns=parsed.columns,
         constants=parsed.constants,
-        instruction=instruction or (found.instruction if found else LABEL_INSTRUCTION),
+        instruction=instruction or (chosen.instruction if chosen else LABEL_INSTRUCTION),
         labels=tuple(labels),
-        name=name or (found.name.lower() if found else LABEL_NAME),
+        name=name or (chosen.name.lower() if chosen else LABEL_NAME),
         max_words=max_words,
     )

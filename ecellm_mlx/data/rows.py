@@ -164,7 +164,7 @@ def dataset(folder: Path) -> DatasetFiles:
         raise DataError(
             f"{folder}: there is no such folder", expected=f"a folder with {layout}"
         )
-    found: dict[str, Path | None] = {}
+    by_split: dict[str, Path | None] = {}
     for split, stems in SPLITS.items():
         names = [stem + suffix for stem in stems for suffix in SUFFIXES]
         files = [folder / name for name in names if (folder / name).is_file()]
@@ -174,8 +174,8 @@ def dataset(folder: Path) -> DatasetFiles:
                 got=", ".join(file.name for file in files),
                 cure="keep one of them",
             )
-        found[split] = files[0] if files else None
-    train = found["train"]
+        by_split[split] = files[0] if files else None
+    train = by_split["train"]
     if train is None:
         present = sorted(item.name for item in folder.iterdir())[:5]
         raise DataError(
@@ -184,7 +184,7 @@ def dataset(folder: Path) -> DatasetFiles:
             expected=layout,
             cure="rename the file, or make one with `ecellm data import`",
         )
-    return DatasetFiles(train, found["val"], found["test"])
+    return DatasetFiles(train, by_split["val"], by_split["test"])
 
 
 def digest(paths: Iterable[Path]) -> str:

@@ -81,9 +81,9 @@ class FileTokenizer:
         token = settings.get("eos_token")
         if isinstance(token, dict):
             token = token.get("content")
-        found = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
-        if found is not None:
-            return int(found)
+        token_id = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if token_id is not None:
+            return int(token_id)
         value = config.get("eos_token_id")
         return int(value[0] if isinstance(value, list) else value) if value else None
 
@@ -124,8 +124,8 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         split="",
     )
     tokenizer = _tokenizer(Path(request["model"]))
-    found = view(row, tokenizer, tokenizer.frame, int(request["max_length"]))
-    return {"event": "view", **asdict(found)}
+    borders = view(row, tokenizer, tokenizer.frame, int(request["max_length"]))
+    return {"event": "view", **asdict(borders)}
 
 
 def main(requests: IO[str], events: IO[str]) -> None:

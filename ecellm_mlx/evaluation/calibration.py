@@ -75,11 +75,11 @@ def calibration(
     edges = np.linspace(0, 1, bins + 1)
     # Right-closed bins, as in the paper; zero belongs to the first.
     places = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
-    found = []
+    filled = []
     for place in range(bins):
         inside = places == place
         if count := int(inside.sum()):
-            found.append(
+            filled.append(
                 Bin(
                     float(edges[place]),
                     float(edges[place + 1]),
@@ -88,9 +88,9 @@ def calibration(
                     float(right[inside].mean()),
                 )
             )
-    gaps = [abs(b.accuracy - b.confidence) for b in found]
-    ece = sum(gap * b.count for gap, b in zip(gaps, found, strict=True)) / len(values)
-    return Calibration(float(ece), max(gaps), tuple(found))
+    gaps = [abs(b.accuracy - b.confidence) for b in filled]
+    ece = sum(gap * b.count for gap, b in zip(gaps, filled, strict=True)) / len(values)
+    return Calibration(float(ece), max(gaps), tuple(filled))
 
 
 def choose_threshold(yes: Sequence[float], labels: Sequence[bool]) -> Threshold:

@@ -49,18 +49,20 @@ def details(
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for (name, setting), members in groups.items():
         task, answers = TASKS[name], [predictions_by_id[row.id] for row in members]
-        found: dict[str, Any] = {
+        breakdowns: dict[str, Any] = {
             "intervals": intervals(task, answers, members, text_scorer=text_scorer)
         }
-        found |= task.kind.details(answers, members, text_scorer)
+        breakdowns |= task.kind.details(answers, members, text_scorer)
         if task.closed and all(row.id in known for row in members):
             sure = [known[row.id] for row in members]
             right = [bool(one) for one in correct(task, answers, members)]
-            found["calibration"] = asdict(calibration(sure, right))
+            breakdowns["calibration"] = asdict(calibration(sure, right))
             if thresholds and name in thresholds:
-                found["threshold"] = apply(thresholds[name], members, predictions_by_id, known)
-        found["worst"] = worst(task, answers, members, known, text_scorer=text_scorer)
-        result.setdefault(name, {})[setting] = found
+                breakdowns["threshold"] = apply(
+                    thresholds[name], members, predictions_by_id, known
+                )
+        breakdowns["worst"] = worst(task, answers, members, known, text_scorer=text_scorer)
+        result.setdefault(name, {})[setting] = breakdowns
     return result
 
 

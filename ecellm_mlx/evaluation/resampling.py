@@ -139,12 +139,12 @@ def _paired(
 
 def _drawn(tallies: Sequence[Tally], rows: int, draws: int, seed: int) -> list[dict[str, Any]]:
     """Metrics (draws,) of each tally, all on the same draws."""
-    found: list[dict[str, list[Floats]]] = [{} for _ in tallies]
+    drawn: list[dict[str, list[Floats]]] = [{} for _ in tallies]
     for weights in _weights(rows, draws, seed):
-        for parts, one in zip(found, tallies, strict=True):
+        for parts, one in zip(drawn, tallies, strict=True):
             for name, values in one.values(weights).items():
                 parts.setdefault(name, []).append(values)
-    return [{name: np.concatenate(pieces) for name, pieces in parts.items()} for parts in found]
+    return [{name: np.concatenate(pieces) for name, pieces in parts.items()} for parts in drawn]
 
 
 def _weights(rows: int, draws: int, seed: int) -> Iterator[Floats]:

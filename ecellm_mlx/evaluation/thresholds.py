@@ -29,12 +29,12 @@ def choose(run: Path) -> dict[str, Threshold]:
         DataError: the run is not finished, or has no yes/no task with probabilities.
     """
     system = systems.load(run)[0]
-    found: dict[str, list[Row]] = {}
+    by_task: dict[str, list[Row]] = {}
     for row in rows_module.load(Path(system.metrics["data"])):
         if row.id in system.probabilities and TASKS[row.task].kind.binary:
-            found.setdefault(row.task, []).append(row)
+            by_task.setdefault(row.task, []).append(row)
     chosen = {}
-    for task, members in found.items():
+    for task, members in by_task.items():
         labels = [row.output == "yes" for row in members]
         if any(labels):
             yes = probability_of_yes(members, system.answers, system.probabilities)

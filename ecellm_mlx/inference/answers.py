@@ -280,8 +280,8 @@ class Answerer:
         if chosen:
             options = [[o.tokens for o in members[i].options] for i in chosen]
             part = batch.part(chosen)
-            found = choices.score(self.engine, part, options, self._end, self.scoring)
-            for place, scores in zip(chosen, found, strict=True):
+            probabilities = choices.score(self.engine, part, options, self._end, self.scoring)
+            for place, scores in zip(chosen, probabilities, strict=True):
                 options_by_text = _by_text(members[place], scores)
                 best = next(iter(options_by_text))
                 yield Answer(

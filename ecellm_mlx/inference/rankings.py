@@ -75,12 +75,12 @@ def rank(
     orders: dict[int, Order] = {}
     if exact:
         part = batch.part(exact)
-        found = _exhaustive(engine, part, [rows[i] for i in exact], end)
-        orders.update(zip(exact, found, strict=True))
+        ordered = _exhaustive(engine, part, [rows[i] for i in exact], end)
+        orders.update(zip(exact, ordered, strict=True))
     if many:
         part = batch.part(many)
-        found = _greedy(engine, part, [rows[i] for i in many], [first[i] for i in many], end)
-        orders.update(zip(many, found, strict=True))
+        ordered = _greedy(engine, part, [rows[i] for i in many], [first[i] for i in many], end)
+        orders.update(zip(many, ordered, strict=True))
     return [orders[i] for i in range(len(rows))]
 
 

@@ -187,7 +187,7 @@ def _score(field: str, name: str, profile: _Profile, *, required: bool) -> tuple
         if not marks:
             return 0.0, ""
         words.remove(marks[-1])
-    by_name, synonym = _name_score(words, SYNONYMS.get(concept, ()))
+    by_name, synonym = _name_score(words, SYNONYMS.get(concept, (concept.lower(),)))
     if not by_name and not required:
         return 0.0, ""
     if profile.filled == 0 or (concept == "price" and profile.prices < 0.5):
@@ -216,11 +216,11 @@ def _words(name: str) -> list[str]:
 
 def _concept(field: str) -> tuple[str, int]:
     """The kind of field, and which of two products it is of (0 if there is one)."""
-    if found := re.match(r"product ([12])\.(\w+)$", field):
-        part = found.group(2)
-        return CONCEPTS.get(part, part), int(found.group(1))
-    if found := re.match(r"Product ([12]):$", field):
-        return "title", int(found.group(1))
+    if match := re.match(r"product ([12])\.(\w+)$", field):
+        part = match.group(2)
+        return CONCEPTS.get(part, part), int(match.group(1))
+    if match := re.match(r"Product ([12]):$", field):
+        return "title", int(match.group(1))
     return CONCEPTS.get(field, field), 0
 
 

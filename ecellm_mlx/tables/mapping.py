@@ -86,10 +86,10 @@ def split_list(cell: str) -> list[str]:
     """The entries of a cell that holds several texts: a JSON list, lines, or ``a | b``."""
     if cell.lstrip().startswith("["):
         try:
-            found = json.loads(cell)
+            entries = json.loads(cell)
         except ValueError:
-            found = None
-        if isinstance(found, list):
-            return [" ".join(str(entry).split()) for entry in found if str(entry).strip()]
+            entries = None
+        if isinstance(entries, list):
+            return [" ".join(str(entry).split()) for entry in entries if str(entry).strip()]
     parts = cell.split("|") if "|" in cell else cell.splitlines()
     return [" ".join(part.split()) for part in parts if part.strip()]

@@ -306,6 +306,24 @@ _TASKS = (
         instruction="Reply to the shopper's question with facts found in the document.",
         max_new_tokens=100,
     ),
+    Task(
+        name="Explanation_Generation",
+        aliases=("EG",),
+        kind=Text(),
+        metric="bertscore_f1",
+        metric_label="BERTScore F1",
+        title="Explanations",
+        fields=("query", "history", "product"),
+        required=("product",),
+        either=("query", "history"),
+        needs=Needs.REQUEST,
+        instruction=(
+            "A shopper searched for the query, or bought what the history lists. Explain in "
+            "one or two sentences why the product fits, with nothing that is not given."
+        ),
+        max_new_tokens=100,
+        paper=False,
+    ),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}

@@ -45,11 +45,11 @@ def test_explanations_are_imported_trained_evaluated_and_written(
         "train", "--model", tiny, "--data", data, "--out", training, "--json",
         "--set", "max_steps=1", "--set", "batch_size=4", "--set", "dropout=0",
     )  # fmt: skip
+    words = ["--model", tiny, "--adapter", training, "--data", data / "test.jsonl"]
     results = json.loads(
         run(
-            "eval", "--model", tiny, "--adapter", training, "--data", data / "test.jsonl",
-            "--task", "EG", "--limit", "1", "--out", tmp_path / "eval", "--json",
-        )  # fmt: skip
+            "eval", *words, "--task", "EG", "--limit", "1", "--out", tmp_path / "eval", "--json"
+        )
     )
     (scores,) = results["decodings"]["valid"]["Explanation_Generation"].values()
     assert set(scores["official"]) == set(find("AG").kind.metrics)

@@ -127,7 +127,9 @@ class ImportDialog(ModalScreen[tuple[str, ...] | None]):
         """Give the command back, once all that is required is mapped."""
         order = self.order
         mapped = {item.partition("=")[0] for item in order.mapping}
-        missing = [name for name, needed in wanted(order.task) if needed and name not in mapped]
+        needed = [name for name, needed in wanted(order.task) if needed]
+        lacking = find(order.task).lacking(mapped)
+        missing = [*lacking, *(n for n in needed if n not in mapped and n not in lacking)]
         if not order.table:
             self._complain("Give the table.")
         elif missing:

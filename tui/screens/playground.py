@@ -58,7 +58,7 @@ class PlaygroundScreen(PlaceScreen):
     PRESET = ("model", "adapter")
     HELP = """
     The playground asks a model one thing at a time: a free prompt, or a question of one
-    of the ten tasks, in the words that training uses. With an adapter, its answer stands
+    of the tasks, in the words that training uses. With an adapter, its answer stands
     beside that of the base.
 
     Questions with a closed set of answers show the probability of every option. The model
