@@ -296,8 +296,8 @@ class Answering:
 
 def _chunks(table: Table, question: Question, size: int) -> Iterator[list[tuple[int, Product]]]:
     """Products with their place in the table."""
-    ask = question.asker(table.names)
-    products = ((row.line, ask(row.cells)) for row in table.good_rows())
+    product_of = question.reader(table.names)
+    products = ((row.line, product_of(row.cells)) for row in table.good_rows())
     while chunk := list(islice(products, size)):
         yield chunk
 

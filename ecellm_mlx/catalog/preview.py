@@ -72,10 +72,10 @@ def prompts(
         DataError: the table has no rows.
     """
     frame = frame_of(registry.resolve(model))
-    ask = question.asker(table.names)
+    product_of = question.reader(table.names)
     found = []
     for row in islice(table.good_rows(), limit):
-        product = ask(row.cells)
+        product = product_of(row.cells)
         if product.row is None:
             found.append(Preview(row.line, "", error=product.error))
             continue

@@ -172,10 +172,10 @@ def training_rows(
     Raises:
         DataError: a decision is no answer to the question; names the line.
     """
-    ask = question.asker(table.names)
+    product_of = question.reader(table.names)
     found: dict[str, Row] = {}
     for row in table.good_rows():
-        product = ask(row.cells)
+        product = product_of(row.cells)
         item = decided.get(product.key.hex())
         if product.row is None or item is None or item.key in found:
             continue

@@ -210,9 +210,10 @@ class _Side:
 def _blocks(
     table: Table, question: Question
 ) -> Iterator[list[tuple[TableRow | BadRow, Product | None]]]:
-    ask = question.asker(table.names)
+    product_of = question.reader(table.names)
     rows = (
-        (row, ask(row.cells) if isinstance(row, TableRow) else None) for row in table.rows()
+        (row, product_of(row.cells) if isinstance(row, TableRow) else None)
+        for row in table.rows()
     )
     while block := list(islice(rows, BLOCK_ROWS)):
         yield block

@@ -151,10 +151,10 @@ def _maker(
         labels=wanted.labels,
         attributes=list(attributes),
     )
-    ask = question.asker(names)
+    product_of = question.reader(names)
 
     def make(row: TableRow) -> dict[str, Any]:
-        product = ask(row.cells)
+        product = product_of(row.cells)
         if product.row is None:
             raise DataError(product.error)
         cells = {name: row.cells[place].strip() for name, place in extras.items()}

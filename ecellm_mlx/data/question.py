@@ -97,11 +97,11 @@ class Question:
         """The inverse of ``to_dict``."""
         return Question(**{**value, "labels": tuple(value["labels"])})
 
-    def asker(self, names: Sequence[str]) -> Callable[[Sequence[str]], Product]:
+    def reader(self, names: Sequence[str]) -> Callable[[Sequence[str]], Product]:
         """Turns the cells of a row, which are of the columns ``names``, into a product."""
         places = {field: names.index(column) for field, column in self.columns.items()}
 
-        def ask(cells: Sequence[str]) -> Product:
+        def product_of(cells: Sequence[str]) -> Product:
             values: dict[str, Any] = {
                 field: mappings.value_of(field, cells[place], self.max_words)
                 for field, place in places.items()
@@ -114,7 +114,7 @@ class Question:
             except DataError as error:
                 return Product(key, None, error.what)
 
-        return ask
+        return product_of
 
     def _row(self, key: bytes, values: dict[str, Any]) -> Row:
         own = values.pop(OPTIONS, None)

@@ -235,10 +235,10 @@ def probabilities_of(
     table: PairTable, question: Question, journal: Journal
 ) -> list[float | None]:
     """Of each candidate being a match; None where it could not be asked."""
-    ask = question.asker(table.names)
+    product_of = question.reader(table.names)
     found: list[float | None] = []
     rows = table.good_rows()
-    while block := [ask(row.cells) for row in islice(rows, BLOCK_ROWS)]:
+    while block := [product_of(row.cells) for row in islice(rows, BLOCK_ROWS)]:
         entries = journal.entries([product.key for product in block])
         for product in block:
             entry = entries.get(product.key)

@@ -124,10 +124,10 @@ def _chosen(
 
 
 def _rows(table: PairTable, known: Known, question: Question, split: str) -> Iterator[Row]:
-    ask = question.asker(table.names)
+    product_of = question.reader(table.names)
     seen: set[bytes] = set()
     for pair, row in zip(table.candidates, table.good_rows(), strict=True):
-        product = ask(row.cells)
+        product = product_of(row.cells)
         if product.row is None or product.key in seen:
             continue
         seen.add(product.key)

@@ -146,7 +146,7 @@ def test_options_are_those_of_the_published_rows(task: str) -> None:
         row = found[0]
     names = ["a", "b"]
     items = [f"{field}=a" for field in find(task).required]
-    product = build(names, task=task, mapping=items).asker(names)(["x", "y"])
+    product = build(names, task=task, mapping=items).reader(names)(["x", "y"])
     assert product.row is not None
     assert product.row.option_list == row.option_list
 
@@ -156,16 +156,16 @@ def test_a_row_becomes_what_the_published_rows_are() -> None:
     question = build(
         names, task="AVE", mapping=["product title=name"], attributes=["Brand", "Color"]
     )
-    product = question.asker(names)(["Red\n  lamp", "unused"])
+    product = question.reader(names)(["Red\n  lamp", "unused"])
     assert product.row is not None
     assert json.loads(product.row.input) == {
         "product title": "Red lamp",
         "target attributes": "Brand and Color",
     }
     # What is not mapped changes nothing, what is changes the key.
-    assert question.asker(names)(["Red lamp", "other"]).key == product.key
-    assert question.asker(names)(["Blue lamp", "unused"]).key != product.key
-    empty = question.asker(names)(["", "x"])
+    assert question.reader(names)(["Red lamp", "other"]).key == product.key
+    assert question.reader(names)(["Blue lamp", "unused"]).key != product.key
+    empty = question.reader(names)(["", "x"])
     assert empty.row is None
     assert "product title" in empty.error
     assert Question.from_dict(json.loads(json.dumps(question.to_dict()))) == question
@@ -176,7 +176,7 @@ def test_own_labels_need_no_task() -> None:
     question = build(
         names, task=None, mapping=["title=name"], labels=["Shoes, boots", "Hats"], name="kind"
     )
-    product = question.asker(names)(["Red boots " * 300])
+    product = question.reader(names)(["Red boots " * 300])
     assert product.row is not None
     assert product.row.option_list == ["Shoes, boots", "Hats"]
     assert len(json.loads(product.row.input)["title"].split()) == question.max_words
@@ -185,11 +185,11 @@ def test_own_labels_need_no_task() -> None:
 def test_each_row_may_bring_its_own_options() -> None:
     names = ["past", "next"]
     question = build(names, task="SR", mapping=["history=past", "options=next"])
-    product = question.asker(names)(["cup | plate", "fork | knife"])
+    product = question.reader(names)(["cup | plate", "fork | knife"])
     assert product.row is not None
     assert product.row.option_list == ["A: fork", "B: knife"]
     assert product.row.input == "['1st: cup', '2nd: plate']"
-    assert "no two options" in question.asker(names)(["cup", "fork"]).error
+    assert "no two options" in question.reader(names)(["cup", "fork"]).error
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_every_task_can_be_asked_of_a_table() -> None:
         if task.short == "SR":
             items.append("options=options")
         cells = ["one | two"] * len(names)
-        assert build(names, task=task.name, mapping=items).asker(names)(cells).row, task.name
+        assert build(names, task=task.name, mapping=items).reader(names)(cells).row, task.name
 
 
 def test_a_saved_question_is_read_back(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_rows_ask_what_matching_asks(
         assert second not in kept_right
     # What is asked later is what was trained on, word for word.
     table = pairs.PairTable(left, right, [Candidate(0, 0, 0.5, 1)])
-    asked = question.asker(table.names)(next(table.good_rows()).cells)
+    asked = question.reader(table.names)(next(table.good_rows()).cells)
     assert asked.row
     assert asked.row.input.startswith('{"product 1": {"title": ')
 
