@@ -1,4 +1,4 @@
-"""The ten tasks: names in every spelling, and declarations that fit the real rows."""
+"""The tasks: names in every spelling, and declarations that fit the real rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import pytest
 
 from ecellm_mlx.data import rows
+from ecellm_mlx.data.prompts import input_text
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.sample import folder
 from ecellm_mlx.tasks.choice import Choice
@@ -32,10 +33,21 @@ def test_every_spelling_finds_its_task(name, canonical):
 
 
 @pytest.mark.parametrize(
-    "short", ["PM", "PSI", "PRP", "SA", "SR", "MPC", "QPR", "AVE", "AP", "AG"]
+    "short", ["PM", "PSI", "PRP", "SA", "SR", "MPC", "QPR", "AVE", "AP", "AG", "EG"]
 )
 def test_abbreviations_are_unambiguous(short):
     assert find(short).short == short
+
+
+def test_either_of_several_fields_is_enough():
+    task = find("Explanation_Generation")
+    assert task.lacking({"product", "query"}) == task.lacking({"product"}, {"history"}) == []
+    assert task.lacking({"query"}) == ["product"]
+    assert task.lacking({"product"}) == ["query"]
+    with pytest.raises(DataError, match="lacks query"):
+        input_text(task, {"product": "a mug"})
+    both = input_text(task, {"product": "a mug", "history": ["tea", "milk"], "query": "cup"})
+    assert json.loads(both) == {"query": "cup", "history": ["tea", "milk"], "product": "a mug"}
 
 
 def test_an_unknown_task_lists_those_that_exist():
@@ -45,7 +57,9 @@ def test_an_unknown_task_lists_those_that_exist():
 
 
 def test_the_headlines_are_the_papers():
-    headlines = {task.short: (task.metric, task.metric_label) for task in TASKS.values()}
+    headlines = {
+        task.short: (task.metric, task.metric_label) for task in TASKS.values() if task.paper
+    }
     assert headlines == {
         "PM": ("f1", "F1"),
         "PSI": ("f1", "F1"),
