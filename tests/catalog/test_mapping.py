@@ -208,10 +208,8 @@ def test_contradictions_are_refused(options: dict[str, object], message: str) ->
 
 def test_every_task_can_be_asked_of_a_table() -> None:
     for task in TASKS.values():
-        names = [*task.required, "options"]
-        items = [f"{field}={field}" for field in task.required]
-        if task.short == "SR":
-            items.append("options=options")
+        names = [*task.required, *task.either[:1], *(["options"] if task.needs_options else [])]
+        items = [f"{field}={field}" for field in names]
         cells = ["one | two"] * len(names)
         assert build(names, task=task.name, mapping=items).reader(names)(cells).row, task.name
 
