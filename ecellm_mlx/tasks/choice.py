@@ -99,17 +99,13 @@ class Choice(Kind):
 
         del text_scorer
         pairs = self._pairs(predictions, examples)
-        counted = [strict or answer is not None for _, answer in pairs]
-        classes = sorted(
-            {letter for pair, c in zip(pairs, counted, strict=True) if c for letter in pair}
-            - {None},
-            key=str,
-        )
+        counted = [pair for pair in pairs if strict or pair[1] is not None]
+        classes = sorted({letter for pair in counted for letter in pair if letter})
         place = {letter: n for n, letter in enumerate([*classes, None])}
         counts = []
-        for (label, answer), counts_too in zip(pairs, counted, strict=True):
+        for label, answer in pairs:
             row = [0.0] * (len(classes) * len(place))
-            if counts_too:
+            if strict or answer is not None:
                 row[place[label] * len(place) + place[answer]] = 1.0
             counts.append(row)
         return Tally.of(counts, macro_averages(len(classes)))
