@@ -68,6 +68,7 @@ class Engine:
     """Runs one model, with or without an adapter on it.
 
     Attributes:
+        forward: how the device reads rows of different lengths.
         vocab_size: width of the model's logits.
 
     Raises:
@@ -80,9 +81,11 @@ class Engine:
         self.batch_size = batch_size
         self._splits = not body.split_problem(model)
         self.vocab_size = 0
+        computer = device.current()
         problem = None
-        for self.forward in device.current().forwards(model, layer_count(model)):
-            if not (problem := self._problem()):
+        # The first way that computes what the model does; the best is tried first.
+        for self.forward in computer.forwards(model, layer_count(model)):
+            if not (problem := self._problem(computer.traits.rounding)):
                 return
         assert problem is not None
         raise problem
@@ -176,7 +179,7 @@ class Engine:
             result += [np.array(v, np.float32) for v in values]
         return result
 
-    def _problem(self) -> ModelError | None:
+    def _problem(self, rounding: float) -> ModelError | None:
         """Compare uneven rows of a batch with the plain model; sets ``vocab_size``.
 
         A model whose attention does not take its mask and positions from the cache
@@ -195,7 +198,7 @@ class Engine:
                     got=" ".join(str(error).split())[:200],
                     cure=f"use a {architectures.supported()} model",
                 )
-            if differences[-1] <= device.current().traits.rounding:
+            if differences[-1] <= rounding:
                 return None
         return ModelError(
             "this architecture computes something else when rows share a batch",
@@ -327,10 +330,9 @@ def common_prefix(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _log_softmax(logits: mx.array) -> NDArray[np.float32]:
-    """Over the last axis, on the host: NumPy adds in pairs.
+    """Over the last axis, on the host, where NumPy adds in pairs.
 
-    MLX's CPU backend adds one float32 after the other, which costs a vocabulary's sum
-    four digits.
+    Adding one float32 after the other costs the sum over a vocabulary four digits.
     """
     values = np.array(logits.astype(mx.float32))
     values -= values.max(axis=-1, keepdims=True)
