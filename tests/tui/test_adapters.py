@@ -39,7 +39,7 @@ async def run_dialog(app: EcellmApp, pilot: Pilot[None], key: str, **values: str
     await pilot.pause()
     command = app.screen.query_one(CommandLine).command
     await pilot.press("ctrl+r")
-    await until(pilot, lambda: text_of(app, "#activity-line")[0] in "✓✗", "the command", 60)
+    await until(pilot, lambda: text_of(app, "#activity-line")[0] in "✓✗", "the command")
     return command
 
 
@@ -68,7 +68,7 @@ async def test_an_adapter_goes_to_peft_and_back_and_is_proven(
         await until(pilot, lambda: table.row_count == 1)
         assert table.has_focus
         await pilot.press("enter")
-        await until(pilot, lambda: "rank" in text_of(app, "#details"), "the facts", 60)
+        await until(pilot, lambda: "rank" in text_of(app, "#details"), "the facts")
         command = await run_dialog(app, pilot, "p", out=str(peft), base=str(tiny))
         assert command.startswith(f"ecellm adapters to-peft {runs / trained.name} ")
         assert "✓ done" in text_of(app, "#activity-line"), screen_text(pilot)

@@ -70,9 +70,7 @@ async def test_a_table_is_mapped_previewed_run_and_reviewed(
         await until(pilot, lambda: str(out) in command.command)
         await pilot.press("ctrl+r")
         await until(pilot, lambda: isinstance(app.screen, RunScreen))
-        await until(
-            pilot, lambda: app.screen.view.state is State.FINISHED, "the run", seconds=60
-        )
+        await until(pilot, lambda: app.screen.view.state is State.FINISHED, "the run")
         await until(pilot, lambda: "0.9 – 1.0" in text_of(app, "#histogram"))
         assert not app.screen.query_one("#curves").display
 

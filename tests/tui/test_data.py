@@ -134,7 +134,7 @@ async def test_the_import_asks_for_the_columns_of_a_table(tmp_path: Path, home: 
         assert "review" in screen_text(pilot)
         await pilot.press("ctrl+r")
         await until(pilot, lambda: isinstance(app.screen, DataScreen))
-        await until(pilot, lambda: text_of(app, "#activity-line")[0] in "✓✗", "the import", 60)
+        await until(pilot, lambda: text_of(app, "#activity-line")[0] in "✓✗", "the import")
         assert "✓ done" in text_of(app, "#activity-line"), screen_text(pilot)
         made = list((home / "datasets" / "reviews").glob("*.jsonl"))
         assert any("very positive" in file.read_text() for file in made)

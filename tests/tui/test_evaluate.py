@@ -53,8 +53,8 @@ async def test_base_and_adapter_are_compared(
         await pilot.press("ctrl+e")
         await until(pilot, lambda: "nothing to export" in notices(app))
         await pilot.press("ctrl+r")
-        await until(pilot, lambda: len(screen.lines) == 2, "both evaluations", seconds=60)
-        await until(pilot, lambda: all(screen.runs), "the adapter's evaluation", seconds=60)
+        await until(pilot, lambda: len(screen.lines) == 2, "both evaluations")
+        await until(pilot, lambda: all(screen.runs), "the adapter's evaluation")
         await until(pilot, lambda: not screen._evaluating)
         assert [line.n for line in screen.lines] == [3, 3]
         await until(pilot, lambda: 1 in screen._differences, "the intervals")
@@ -91,7 +91,7 @@ async def test_base_and_adapter_are_compared(
         screen.query_one("#second", Choice).choose(str(second))
         await until(pilot, lambda: screen.runs[:2] and screen.runs[2:] == [None])
         await pilot.press("ctrl+r")
-        await until(pilot, lambda: len(screen.runs) == 3 and all(screen.runs), seconds=60)
+        await until(pilot, lambda: len(screen.runs) == 3 and all(screen.runs))
         await until(pilot, lambda: {1, 2} <= set(screen._differences), "both intervals")
         assert len(jobs.recent()) == 3
         titles = [str(c.label) for c in screen.query_one("#scores", DataTable).columns.values()]

@@ -60,5 +60,5 @@ async def test_a_kept_job_goes_on_and_is_found_again(start: Start) -> None:
         await until(pilot, lambda: isinstance(again.screen, QuitDialog))
         await pilot.click("#stop")
         await until(pilot, lambda: not again.is_running)
-    assert child.wait(timeout=20) == 0
+    assert child.wait(timeout=120) == 0
     assert run.status().state is State.STOPPED

@@ -165,7 +165,7 @@ async def test_a_run_is_planned_before_it_starts(smollm2: Path) -> None:
         screen = await open_form(app, pilot)
         await choose_other(screen, "model", str(smollm2))
         screen.query_one("#recipe Select", Select).value = "smollm2"
-        await until(pilot, lambda: "peak" in text_of(app, "#plan"), "the plan", 60)
+        await until(pilot, lambda: "peak" in text_of(app, "#plan"), "the plan")
         assert "fits" in text_of(app, "#plan")
         assert "570 rows" in text_of(app, "#plan")
         row(screen, "batch_size").query_one(Input).value = "many"
