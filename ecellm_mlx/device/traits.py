@@ -73,6 +73,7 @@ PLAIN_CPU = replace(
     name="cpu (plain)",
     bytes_per_value=4,
     dequantizes=True,
+    logit_copies=3,
     pass_overhead_tokens=32,
     rounding=1e-3,
 )

@@ -37,13 +37,31 @@ CONFIGURATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "settings"), CONFIGURATIONS)
+ON_THE_PLAIN_PATH = [
+    ("llama", {"micro_batch_size": 8, "max_seq_length": 256}),
+    ("llama", {"micro_batch_size": 4, "max_seq_length": 160, "grad_checkpoint": True}),
+    ("mistral", {"micro_batch_size": 16, "max_seq_length": 384}),
+    ("phi", {"micro_batch_size": 12, "max_seq_length": 300, "dropout": 0.2}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "path"),
+    [(*case, "auto") for case in CONFIGURATIONS]
+    + [(*case, "plain") for case in ON_THE_PLAIN_PATH],
+)
 def test_prediction_is_within_15_percent_of_what_mlx_measures(
-    name: str, settings: dict[str, Any], smollm2: Path, tiny_models: dict[str, Path]
+    name: str,
+    settings: dict[str, Any],
+    path: str,
+    smollm2: Path,
+    tiny_models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = smollm2 if name == "smollm2" else tiny_models[name]
+    monkeypatch.setenv("ECELLM_DEVICE", path)
+    folder = smollm2 if name == "smollm2" else tiny_models[name]
     recipe = from_values({"batch_size": 48, "dropout": 0.0, "seed": 1, **settings})
-    base = loading.load(path)
+    base = loading.load(folder)
     chosen = rows.load(sample.folder() / "train.jsonl")[::6]
     encoded = encoding.encode_rows(
         chosen, base.tokenizer, base.frame, recipe.max_seq_length
@@ -72,7 +90,7 @@ def test_prediction_is_within_15_percent_of_what_mlx_measures(
     step(1, two)
     measured = mx.get_peak_memory()
     predicted = memory.predict(
-        shape.of(str(path)), recipe, memory.workload(lengths, recipe), device.expected()
+        shape.of(str(folder)), recipe, memory.workload(lengths, recipe), device.expected()
     )
     assert predicted.peak == pytest.approx(measured, rel=0.15), predicted
 

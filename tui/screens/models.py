@@ -284,11 +284,10 @@ def _fit(name: str) -> dict[str, str]:
     from ecellm_mlx.training.recipe import Recipe
 
     try:
-        base = shape.of(name)
+        base, traits = shape.of(name), device.expected()
     except EcellmError as error:
         return {"fit": "?", "fit_detail": str(error)}
     recipe, limit = Recipe(), runtime.memory_limit_gb()
-    traits = device.expected()
     lengths = plan.ECINSTRUCT_LENGTHS
     work = memory.workload(lengths, recipe)
     peak = memory.predict(base, recipe, work, traits).peak_gb
