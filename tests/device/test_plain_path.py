@@ -8,30 +8,18 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ecellm_mlx import device, sample
-from tests import commands
+from tests import commands, without_extras
 
 pytestmark = pytest.mark.skipif(device.expected() is not device.CPU, reason="plain anyway")
 
 KIND = "ecellm_kind"
-# A machine whose ``device.cpu`` was taken away.
-WITHOUT_EXTRAS = """
-import sys
-from pathlib import Path
-
-class Refusing:
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith("ecellm_mlx.device.cpu"):
-            raise ModuleNotFoundError(name, name=name)
-
-sys.meta_path.insert(0, Refusing())
+RUN_ALL = """
 from tests.device.test_plain_path import run_all
 
 run_all(*map(Path, sys.argv[1:]))
@@ -73,11 +61,7 @@ def test_without_the_extras_answers_are_the_same(
     without, within = tmp_path / "without", tmp_path / "within"
     for folder in (without, within):
         folder.mkdir()
-    other = subprocess.run(
-        [sys.executable, "-c", WITHOUT_EXTRAS, str(tiny), str(dataset), str(without)],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert other.returncode == 0, other.stderr
+    without_extras.run(RUN_ALL, tiny, dataset, without)
     run_all(tiny, dataset, within)
 
     assert [device_of(without), device_of(within)] == ["cpu (plain)", "cpu"]

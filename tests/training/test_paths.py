@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from ecellm_mlx import device, jobs
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.jobs import events
 from ecellm_mlx.training.setup import create_run
+from tests import without_extras
 
 pytestmark = pytest.mark.skipif(device.expected() is not device.CPU, reason="plain anyway")
 
@@ -25,17 +24,7 @@ SETTINGS = [
 ]
 # Adam divides by the size of a gradient, so that the rounding of a small one tells.
 ADAPTER_TOLERANCE = 2e-4
-# A machine whose ``device.cpu`` was taken away.
-WITHOUT_EXTRAS = """
-import sys
-from pathlib import Path
-
-class Refusing:
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith("ecellm_mlx.device.cpu"):
-            raise ModuleNotFoundError(name, name=name)
-
-sys.meta_path.insert(0, Refusing())
+EXECUTE = """
 from ecellm_mlx import jobs
 
 raise SystemExit(jobs.execute(jobs.RunDirectory(Path(sys.argv[1]))))
@@ -102,10 +91,8 @@ def test_without_the_extras_a_job_trains_the_same_adapter(
     tiny: Path, dataset: Path, tmp_path: Path
 ) -> None:
     with_extras = created(tiny, dataset, tmp_path / "with", "dropout=0.3")
-    without = created(tiny, dataset, tmp_path / "without", "dropout=0.3")
+    plain = created(tiny, dataset, tmp_path / "without", "dropout=0.3")
     assert jobs.execute(with_extras) == 0
-    command = [sys.executable, "-c", WITHOUT_EXTRAS, str(without.path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert device_of(without) == "cpu (plain)"
-    assert_same(without, with_extras)
+    without_extras.run(EXECUTE, plain.path)
+    assert device_of(plain) == "cpu (plain)"
+    assert_same(plain, with_extras)
