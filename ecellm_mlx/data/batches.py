@@ -27,6 +27,9 @@ ORDERS = ("bucketed", "shuffled")
 class Batch:
     """A micro-batch of B rows, padded on the right to T, with its N supervised positions.
 
+    A position is supervised if the loss is about what its logits say of the next token,
+    which is its target.
+
     Attributes:
         tokens: (B, T) int32.
         target_rows: (N,) int32, the row of each target.
