@@ -14,7 +14,17 @@ from typing import Any
 
 import mlx.core as mx
 
-from converters.errors import ConversionError
+# Ends of the names of an adapter's tensors in mlx-lm.
+LEAVES = ("lora_a", "lora_b", "m")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of one module: its rank, and the factor on a·b with the alpha that it came from."""
+
+    rank: int
+    scale: float
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,20 @@ class LoraModule:
         return self.a.shape[1]
 
     @property
+    def shape(self) -> Shape:
+        """Its rank, scale and alpha."""
+        return Shape(self.rank, self.scale, self.alpha)
+
+    @property
+    def tensors(self) -> dict[str, mx.array]:
+        """Its tensors by mlx-lm's names for them."""
+        named = zip(LEAVES, (self.a, self.b, self.m), strict=True)
+        return {leaf: array for leaf, array in named if array is not None}
+
+    @property
     def parameters(self) -> int:
         """Numbers in all its tensors."""
-        return self.a.size + self.b.size + (0 if self.m is None else self.m.size)
+        return sum(array.size for array in self.tensors.values())
 
 
 @dataclass(frozen=True)
@@ -98,17 +119,3 @@ def alpha_of(module: LoraModule, rslora: bool) -> float:
     exact = [value for value in candidates if value / by == module.scale]
     alpha = float(exact[0] if exact else product)
     return int(alpha) if alpha.is_integer() else alpha
-
-
-def check_dora(modules: Mapping[str, LoraModule]) -> None:
-    """Refuse an adapter in which only some modules have a magnitude.
-
-    Raises:
-        ConversionError: names the modules without one.
-    """
-    without = [name for name, module in modules.items() if module.m is None]
-    if without and len(without) < len(modules):
-        raise ConversionError(
-            f"DoRA's magnitude is missing for {', '.join(without[:10])}"
-            f"{' …' if len(without) > 10 else ''}; copy the adapter again."
-        )

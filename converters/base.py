@@ -58,13 +58,28 @@ def _turned(shape: Sequence[int], peft: bool) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """Where a model keeps its blocks: ``prefix`` is ``model.layers.`` in most."""
+
+    prefix: str
+    count: int
+
+    def place(self, module: str) -> tuple[int | None, str]:
+        """The block that ``module`` lies in, if any, and its path from there."""
+        number, _, path = module.removeprefix(self.prefix).partition(".")
+        if not module.startswith(self.prefix) or not number.isdigit():
+            return None, module
+        return int(number), path
+
+
+@dataclass(frozen=True)
 class BaseModel:
     """A base model as mlx-lm builds it.
 
     Attributes:
         name: registry name or folder, for messages.
         model_type: architecture in ``config.json``.
-        layers: number of blocks.
+        blocks: where its blocks are, and how many.
         modules: path → layer, for all linear and embedding layers that mlx-lm's and
             Hugging Face's model both have, under one name and in one shape.
         differing: mlx-lm's other layers.
@@ -78,7 +93,7 @@ class BaseModel:
 
     name: str
     model_type: str
-    layers: int
+    blocks: Blocks
     modules: Mapping[str, Layer]
     differing: frozenset[str]
     shares_embedding: bool

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 PEFT_PREFIX = "base_model.model."
+# An adapter's files: its configuration, mlx-lm's tensors and PEFT's.
+ADAPTER_CONFIG = "adapter_config.json"
+MLX_WEIGHTS, PEFT_WEIGHTS = "adapters.safetensors", "adapter_model.safetensors"
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:

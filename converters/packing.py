@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
-from converters.adapter import LoraModule
+from converters.adapter import LoraModule, Shape
 from converters.errors import ConversionError
 
 
@@ -39,14 +38,14 @@ class Packed:
         rank: R, the largest rank.
         scale: s, the common scale.
         tensors: ``<module>.lora_a|lora_b|m`` → array, for ``adapters.safetensors``.
-        own: module → {"rank", "scale", "alpha"}; empty if all share R and s.
+        own: module → its own rank, scale and alpha; empty if all share R and s.
         originals: ``<module>.lora_b`` → array that its product does not give back.
     """
 
     rank: int
     scale: float
     tensors: dict[str, mx.array]
-    own: dict[str, dict[str, float]]
+    own: dict[str, Shape]
     originals: dict[str, mx.array]
 
 
@@ -69,28 +68,23 @@ def pack(modules: Mapping[str, LoraModule]) -> Packed:
         # Nothing grows then, and what becomes too small has its original beside it.
         scale = max(module.scale for module in modules.values())
     tensors: dict[str, mx.array] = {}
-    own: dict[str, dict[str, float]] = {}
     originals: dict[str, mx.array] = {}
     for name, module in modules.items():
         factor = module.scale / scale
         b = scaled(module.b, factor)
         if factor != 1 and not same_bits(_over(b, factor), module.b):
             originals[f"{name}.lora_b"] = module.b
-        tensors[f"{name}.lora_a"] = _padded(module.a, rank, axis=1)
-        tensors[f"{name}.lora_b"] = _padded(b, rank, axis=0)
-        if module.m is not None:
-            tensors[f"{name}.m"] = module.m
-        own[name] = {"rank": module.rank, "scale": module.scale}
-        if module.alpha is not None:
-            own[name]["alpha"] = module.alpha
-    if all(entry["rank"] == rank and entry["scale"] == scale for entry in own.values()):
+        stored = replace(module, a=_padded(module.a, rank, axis=1), b=_padded(b, rank, axis=0))
+        tensors |= {f"{name}.{leaf}": array for leaf, array in stored.tensors.items()}
+    own = {name: module.shape for name, module in modules.items()}
+    if all((shape.rank, shape.scale) == (rank, scale) for shape in own.values()):
         own = {}
     return Packed(rank, scale, tensors, own, originals)
 
 
 def unpack(
     modules: Mapping[str, LoraModule],
-    own: Mapping[str, Mapping[str, Any]],
+    own: Mapping[str, Shape],
     originals: Mapping[str, mx.array],
 ) -> dict[str, LoraModule]:
     """The modules as they were before ``pack``.
@@ -128,17 +122,13 @@ def common_scale(scales: list[float]) -> float:
 
 
 def _unpacked(
-    name: str, module: LoraModule, own: Mapping[str, Any], original: mx.array | None
+    name: str, module: LoraModule, own: Shape, original: mx.array | None
 ) -> LoraModule:
-    try:
-        rank, scale = int(own["rank"]), float(own["scale"])
-        alpha = None if own.get("alpha") is None else own["alpha"] * 1
-        sound = 0 < rank <= module.rank and math.isfinite(scale) and scale > 0
-    except (KeyError, TypeError, ValueError):
-        sound = False
-    if not sound:
+    rank, scale = own.rank, own.scale
+    if rank > module.rank:
         raise ConversionError(
-            f"the record of {name} makes no sense ({dict(own)!r}); copy the adapter again."
+            f"{name} has the recorded rank {rank} and tensors of rank {module.rank}; copy the "
+            "adapter again."
         )
     if mx.any(module.a[:, rank:]).item() or mx.any(module.b[rank:]).item():
         raise ConversionError(
@@ -157,7 +147,7 @@ def _unpacked(
                 f"{name}.lora_b was changed after its original was set aside; remove the file "
                 "of originals to use the values as they are."
             )
-    return LoraModule(a, b, scale, alpha, module.m)
+    return LoraModule(a, b, scale, own.alpha, module.m)
 
 
 def _padded(array: mx.array, rank: int, *, axis: int) -> mx.array:

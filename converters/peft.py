@@ -26,7 +26,8 @@ from converters.architectures import Layout
 from converters.base import EMBEDDING, HEAD, BaseModel, check_fit
 from converters.errors import ConversionError
 from converters.folders import new_folder, read_json
-from converters.mlx_adapter import CONFIG, check_targets, read_mlx, write_mlx
+from converters.mlx_adapter import check_targets, read_mlx, write_mlx
+from converters.names import ADAPTER_CONFIG as CONFIG
 from converters.packing import same_bits
 from converters.peft_files import PeftAdapter, read_peft, write_peft
 
@@ -159,7 +160,7 @@ def from_peft(
         _as_recorded(modules, before), found.settings.dropout, found.settings.rslora, section
     )
     with new_folder(target) as folder:
-        write_mlx(folder, adapter, layers=base.layers, before=before)
+        write_mlx(folder, adapter, base.blocks, before)
     return target
 
 

@@ -18,11 +18,13 @@ from converters.adapter import LoraModule
 from converters.errors import ConversionError
 from converters.folders import read_json, write_json
 from converters.header import read_header
+from converters.names import ADAPTER_CONFIG as CONFIG
 from converters.names import PEFT_PREFIX, natural
+from converters.names import PEFT_WEIGHTS as WEIGHTS
 from converters.peft_config import PeftSettings, parse
 from converters.tensors import read_sharded
 
-STEM, WEIGHTS, CONFIG = "adapter_model", "adapter_model.safetensors", "adapter_config.json"
+STEM = "adapter_model"
 LINEAR, EMBEDDING = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")
 MAGNITUDE = "lora_magnitude_vector"
 # PEFT writes the frozen layer beside an adapter on the embedding or the output layer.

@@ -86,7 +86,7 @@ def from_peft(
         "name": base,
         "model_type": found.model_type,
         "fingerprint": base_fingerprint(registry.resolve(base)),
-        "layers": found.layers,
+        "layers": found.blocks.count,
     }
     return peft.from_peft(adapter, out, base=found, ecellm={"base": section}, warn=warn)
 

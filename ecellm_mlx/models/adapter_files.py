@@ -8,8 +8,10 @@ from pathlib import Path
 from ecellm_mlx import workspace
 from ecellm_mlx.errors import AdapterError
 
-WEIGHTS_FILE = "adapters.safetensors"
-CONFIG_FILE = "adapter_config.json"
+from converters.names import ADAPTER_CONFIG as CONFIG_FILE
+from converters.names import MLX_WEIGHTS as WEIGHTS_FILE
+
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "base_name", "folder_of"]
 
 
 def folder_of(adapter: str | Path) -> Path:

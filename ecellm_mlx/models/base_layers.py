@@ -47,7 +47,7 @@ def base_model(name: str) -> BaseModel:
     return BaseModel(
         name=name,
         model_type=model_type,
-        layers=len(network.layers),
+        blocks=lora.blocks(network),
         modules={n: layer for n, layer in layers.items() if n not in differing},
         differing=differing,
         shares_embedding=EMBEDDING in layers and HEAD not in layers,

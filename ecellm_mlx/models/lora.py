@@ -5,24 +5,30 @@ our adapters unchanged. Equation: y = W x + scale · B A dropout(x), with lora_a
 shape (in, r) and lora_b of shape (r, out). What mlx-lm leaves to chance is checked
 here: a target that matches nothing, a tensor that is missing, another base.
 
-Layers may have ranks and scales of their own: see ``ecellm_mlx.models.lora_tensors``.
+Nothing is saved that could not come back as what was trained: ``attach`` refuses an
+initialisation that is more than the adapter's own numbers, because loading puts those
+on the untouched base; ``save`` reads what it wrote and compares it with the model.
+Files are ``converters.mlx_adapter``'s business, initial numbers ``initialisations``'.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_unflatten
-from ecellm_mlx.errors import AdapterError, RecipeError
-from ecellm_mlx.files import write_json
-from ecellm_mlx.models import lora_tensors
-from ecellm_mlx.models.adapter_files import CONFIG_FILE
-from ecellm_mlx.models.lora_tensors import LEAVES, LoraSpec, Shape
+from ecellm_mlx.device.backend import mx, nn, scalar, tree_flatten, tree_unflatten
+from ecellm_mlx.errors import AdapterError, ConversionError, RecipeError
+from ecellm_mlx.models import initialisations
+
+from converters import mlx_adapter
+from converters.adapter import LEAVES, Adapter, LoraModule, Shape
+from converters.base import Blocks
+from converters.names import natural
+from converters.packing import same_bits
 
 __all__ = [
     "ALL_LINEAR",
@@ -32,6 +38,7 @@ __all__ = [
     "Shape",
     "adaptable",
     "attach",
+    "blocks",
     "check_base",
     "detach",
     "load",
@@ -41,9 +48,29 @@ __all__ = [
     "resolve_targets",
     "restore",
     "save",
+    "swap",
 ]
 
 ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Shape of an adapter. ``scale`` is the factor on B·A (alpha / rank, say).
+
+    ``own`` holds the layers whose rank or scale is another one, by path.
+    """
+
+    rank: int
+    scale: float
+    dropout: float
+    modules: tuple[str, ...]
+    dora: bool = False
+    own: Mapping[str, Shape] = field(default_factory=dict)
+
+    def shape(self, module: str) -> Shape:
+        """Rank and scale of the layer ``module``."""
+        return self.own.get(module, Shape(self.rank, self.scale))
 
 
 @dataclass(frozen=True)
@@ -55,10 +82,41 @@ class AdapterInfo:
 
 
 def adaptable(model: nn.Module) -> dict[str, nn.Module]:
-    """Every linear and embedding layer by its path, in model order."""
+    """Every linear and embedding layer by its path, in model order.
+
+    A layer with an adapter keeps its path.
+    """
     kinds = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
-    found = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+    adapted = _adapted(model)
+    layers = {name: _base(layer) for name, layer in adapted.items()} | {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and name.rpartition(".")[0] not in adapted
+    }
+    return dict(sorted(layers.items(), key=lambda item: natural(item[0])))
+
+
+def _adapted(model: nn.Module) -> dict[str, nn.Module]:
+    """Every layer with an adapter by its path."""
+    return {name: module for name, module in model.named_modules() if "lora_a" in module}
+
+
+def _base(adapter: nn.Module) -> nn.Module:
+    """The layer that an adapter sits on."""
+    return adapter["linear"] if "linear" in adapter else adapter["embedding"]
+
+
+def blocks(model: nn.Module) -> Blocks:
+    """Where ``model`` keeps its blocks.
+
+    Raises:
+        AdapterError: not in a list that has a path.
+    """
+    first = model.layers[0]
+    for name, module in model.named_modules():
+        if module is first:
+            return Blocks(name.rpartition(".")[0] + ".", len(model.layers))
+    raise AdapterError("this architecture keeps its blocks where adapters cannot name them")
 
 
 def resolve_targets(model: nn.Module, targets: list[str]) -> tuple[str, ...]:
@@ -105,52 +163,89 @@ def pattern_key(patterns: Mapping[str, Any], module: str) -> str | None:
 def attach(
     model: nn.Module, spec: LoraSpec, *, seed: int | None = None, init: str = "peft"
 ) -> None:
-    """Put adapters on ``spec.modules``, freeze everything else.
-
-    The initial weights of a linear layer are the same in PEFT (Kaiming uniform with
-    a = √5) and mlx-lm: A uniform within ±1/√in, B zero. Those of an embedding differ:
-    PEFT has A (vocabulary, r) zero and B (r, dims) standard normal, as ``nn.Embedding``
-    starts; mlx-lm has A uniform within ±1/√vocabulary and B zero.
+    """Put new adapters on ``spec.modules``, freeze everything else.
 
     Args:
         model: a base model; changed in place.
         spec: what to attach.
         seed: seeds the initial weights.
-        init: ``peft`` or ``mlx-lm``.
-    """
-    from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear  # noqa: TID251
-    from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear  # noqa: TID251
+        init: a name of ``initialisations.REGISTRY``.
 
+    Raises:
+        AdapterError: the initialisation changed the base or what the model computes, so
+            that the adapter alone could not bring back what will be trained.
+    """
     if seed is not None:
         mx.random.seed(seed)
     layers = adaptable(model)
+    before = {name: _digest(layers[name]) for name in spec.modules}
+    adapters = _put(model, spec, initialisations.REGISTRY[init].draw)
+    after = {name: _digest(_base(layer)) for name, layer in adapters.items()}
+    faults = {
+        "the base's weights": [name for name in before if after[name] != before[name]],
+        "the model's answers": [name for name, layer in adapters.items() if _acts(layer)],
+    }
+    for what, names in faults.items():
+        if names:
+            raise AdapterError(
+                f"init={init} changes {what} under {', '.join(names[:3])}"
+                f"{' …' if len(names) > 3 else ''}, which an adapter's file cannot say, so "
+                "that what is trained could not be loaded again",
+                cure="train with another init",
+            )
+
+
+def _put(
+    model: nn.Module, spec: LoraSpec, draw: initialisations.Draw | None = None
+) -> dict[str, nn.Module]:
+    """mlx-lm's adapter layers in the place of ``spec.modules``, with what ``draw`` gives."""
+    from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear  # noqa: TID251
+    from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear  # noqa: TID251
+
+    layers = adaptable(model)
     model.freeze()
-    adapters: list[tuple[str, nn.Module]] = []
+    adapters: dict[str, nn.Module] = {}
     for name in spec.modules:
         layer = layers[name]
-        if isinstance(layer, nn.Linear | nn.QuantizedLinear):
-            kind = DoRALinear if spec.dora else LoRALinear
-        else:
+        embedding = not isinstance(layer, nn.Linear | nn.QuantizedLinear)
+        if embedding:
             kind = DoRAEmbedding if spec.dora else LoRAEmbedding
+        else:
+            kind = DoRALinear if spec.dora else LoRALinear
         shape = spec.shape(name)
         adapter = kind.from_base(layer, r=shape.rank, dropout=spec.dropout, scale=shape.scale)
-        if init == "peft" and "embedding" in adapter:
-            adapter.lora_a = mx.zeros_like(adapter.lora_a)
-            adapter.lora_b = mx.random.normal(adapter.lora_b.shape)
-        adapters.append((name, adapter))
-    model.update_modules(tree_unflatten(adapters))
+        if draw is not None:
+            adapter.lora_a, adapter.lora_b = draw(adapter.lora_a, adapter.lora_b, embedding)
+        adapters[name] = adapter
+    model.update_modules(tree_unflatten(list(adapters.items())))
     mx.eval(model.trainable_parameters())
+    return adapters
+
+
+def _digest(layer: nn.Module) -> list[tuple[str, int]]:
+    """A sum over the bits of each of the layer's tensors, by name.
+
+    Any change of numbers shows but for a chance of 2⁻³². It reads the weights once, at
+    the speed of memory: some 20 ms for a 7B model in 4 bits on a GPU.
+    """
+    sums = []
+    for name, array in tree_flatten(layer.parameters()):
+        flat = array.reshape(-1)
+        words = mx.uint32 if flat.nbytes % 4 == 0 else mx.uint16
+        sums.append((name, int(scalar(mx.sum(flat.view(words))))))
+    return sums
+
+
+def _acts(adapter: nn.Module) -> bool:
+    """Whether a new adapter changes what its layer computes: B A is not zero."""
+    return bool((mx.any(adapter.lora_a) & mx.any(adapter.lora_b)).item())
 
 
 def detach(model: nn.Module) -> None:
     """Remove all adapters; the base is as it was before ``attach``."""
-    bases: list[tuple[str, nn.Module]] = []
-    for name, module in model.named_modules():
-        if "lora_a" in module:
-            bases.append(
-                (name, module["linear"] if "linear" in module else module["embedding"])
-            )
-    model.update_modules(tree_unflatten(bases))
+    model.update_modules(
+        tree_unflatten([(name, _base(layer)) for name, layer in _adapted(model).items()])
+    )
 
 
 def parameters(model: nn.Module) -> dict[str, mx.array]:
@@ -163,24 +258,56 @@ def parameters(model: nn.Module) -> dict[str, mx.array]:
 
 
 def save(folder: Path, model: nn.Module, spec: LoraSpec, ecellm: dict[str, Any]) -> None:
-    """Write the adapter of ``model`` into an existing folder in mlx-lm's format."""
-    packed = lora_tensors.write(folder, parameters(model), spec, ecellm.get("alpha"))
-    if packed.own:
-        ecellm = {**ecellm, "modules": packed.own}
-    write_json(
-        folder / CONFIG_FILE,
-        {
-            "fine_tune_type": "dora" if spec.dora else "lora",
-            "num_layers": len(model.layers),
-            "lora_parameters": {
-                "rank": packed.rank,
-                "scale": packed.scale,
-                "dropout": spec.dropout,
-                "keys": _keys(model, spec.modules),
-            },
-            "ecellm": ecellm,
-        },
-    )
+    """Write the adapter of ``model`` into an existing folder in mlx-lm's format.
+
+    Args:
+        folder: where the files go.
+        model: the model as it was trained.
+        spec: what was attached.
+        ecellm: our own section of ``adapter_config.json``.
+
+    Raises:
+        AdapterError: the files do not hold what was trained, bit for bit.
+    """
+    tensors = parameters(model)
+    modules = {}
+    for name in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
+        a, b, m = (tensors.get(f"{name}.{leaf}") for leaf in LEAVES)
+        assert a is not None
+        assert b is not None
+        shape = spec.shape(name)
+        alpha = shape.alpha if name in spec.own else ecellm.get("alpha")
+        modules[name] = LoraModule(a, b, shape.scale, alpha, m)
+    rslora = bool(ecellm.get("rslora", False))
+    mlx_adapter.write_mlx(folder, Adapter(modules, spec.dropout, rslora, ecellm), blocks(model))
+    _prove(folder, model, spec)
+
+
+def _prove(folder: Path, model: nn.Module, spec: LoraSpec) -> None:
+    """Read the adapter in ``folder`` as any loader would, and compare it with ``model``.
+
+    Raises:
+        AdapterError: something trained is not in the files, or differs from them.
+    """
+    trained = dict(tree_flatten(model.trainable_parameters()))
+    with _as_adapter_errors():
+        config = mlx_adapter.read_config(folder)
+        modules = mlx_adapter.read_mlx(folder).modules
+    tensors = mlx_adapter.tensors_of(modules)
+    wrong = [n for n in trained if n not in tensors or not same_bits(tensors[n], trained[n])]
+    wrong += [
+        f"{name}.scale"
+        for name, layer in _adapted(model).items()
+        if name not in modules or modules[name].scale != layer.scale
+    ]
+    named = config.named(adaptable(model), blocks(model))
+    wrong += sorted({*named} ^ {*spec.modules})
+    if wrong:
+        raise AdapterError(
+            f"{folder} does not hold what was trained: {', '.join(wrong[:10])}"
+            f"{' …' if len(wrong) > 10 else ''} would be lost or changed",
+            cure="report this",
+        )
 
 
 def read_info(folder: Path, model: nn.Module) -> AdapterInfo:
@@ -189,37 +316,19 @@ def read_info(folder: Path, model: nn.Module) -> AdapterInfo:
     Raises:
         AdapterError: the file is damaged or of an unknown kind.
     """
-    path = folder / CONFIG_FILE
+    with _as_adapter_errors():
+        config = mlx_adapter.read_config(folder)
+    modules = config.named(adaptable(model), blocks(model))
+    spec = LoraSpec(config.rank, config.scale, config.dropout, modules, config.dora, config.own)
+    return AdapterInfo(spec, config.ecellm)
+
+
+@contextlib.contextmanager
+def _as_adapter_errors() -> Iterator[None]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config.get("fine_tune_type", "lora")
-        values = config["lora_parameters"]
-        ecellm = config.get("ecellm", {})
-        own = {
-            name: Shape(int(value["rank"]), float(value["scale"]), value.get("alpha"))
-            for name, value in ecellm.get("modules", {}).items()
-        }
-        spec = LoraSpec(
-            int(values["rank"]),
-            float(values["scale"]),
-            float(values["dropout"]),
-            _modules(model, values.get("keys"), int(config["num_layers"])),
-            dora=kind == "dora",
-            own=own,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        if isinstance(error, KeyError) and "peft_type" in config:
-            raise AdapterError(
-                f"{folder} is a PEFT adapter",
-                cure="convert it with `ecellm adapters from-peft`",
-            ) from None
-        raise AdapterError(f"{path} cannot be used", got=cause, cure="copy it again") from None
-    if kind not in ("lora", "dora"):
-        raise AdapterError(
-            f"{path}: fine_tune_type {kind!r} is not an adapter", expected="lora or dora"
-        )
-    return AdapterInfo(spec, ecellm)
+        yield
+    except ConversionError as error:
+        raise error.retold(AdapterError) from None
 
 
 def load(model: nn.Module, folder: Path, *, base: str) -> AdapterInfo:
@@ -236,15 +345,14 @@ def load(model: nn.Module, folder: Path, *, base: str) -> AdapterInfo:
     """
     info = read_info(folder, model)
     check_base(folder, info.ecellm, base)
-    attach(model, info.spec)
-    expected = parameters(model)
+    _put(model, info.spec)
     try:
-        weights = lora_tensors.read(folder, info.spec, expected)
+        tensors = _fitting(model, folder)
     except AdapterError:
         detach(model)
         raise
-    dtype = next(iter(expected.values())).dtype
-    model.load_weights([(n, w.astype(dtype)) for n, w in weights.items()], strict=False)
+    dtype = next(iter(parameters(model).values())).dtype
+    model.load_weights([(n, t.astype(dtype)) for n, t in tensors.items()], strict=False)
     model.eval()
     # Not the base: it may be far larger than memory while it is fused.
     mx.eval(parameters(model))
@@ -257,9 +365,14 @@ def restore(model: nn.Module, folder: Path) -> None:
     Raises:
         AdapterError: they are of another adapter.
     """
-    spec = read_info(folder, model).spec
-    weights = lora_tensors.read(folder, spec, parameters(model))
-    model.load_weights(list(weights.items()), strict=False)
+    model.load_weights(list(_fitting(model, folder).items()), strict=False)
+
+
+def _fitting(model: nn.Module, folder: Path) -> dict[str, mx.array]:
+    """The tensors in ``folder``, which are exactly those of the adapter on ``model``."""
+    expected = {name: array.shape for name, array in parameters(model).items()}
+    with _as_adapter_errors():
+        return mlx_adapter.tensors_of(mlx_adapter.read_mlx(folder, expected).modules)
 
 
 def swap(model: nn.Module, folder: Path | None, *, base: str) -> AdapterInfo | None:
@@ -273,7 +386,7 @@ def swap(model: nn.Module, folder: Path | None, *, base: str) -> AdapterInfo | N
     Raises:
         AdapterError: as ``load`` does; the present adapter is still there then.
     """
-    present = [(name, module) for name, module in model.named_modules() if "lora_a" in module]
+    present = list(_adapted(model).items())
     detach(model)
     if folder is None:
         return None
@@ -298,46 +411,3 @@ def check_base(folder: Path, ecellm: dict[str, Any], base: str) -> None:
             expected=str(trained_on.get("name", "unknown")),
             cure="give that model with --model",
         )
-
-
-def _keys(model: nn.Module, modules: tuple[str, ...]) -> list[str]:
-    """mlx-lm's ``keys``: relative to a block where every block has them, else paths."""
-    prefix = _block_prefix(model)
-    relative: dict[str, int] = {}
-    absolute = []
-    for name in modules:
-        if name.startswith(prefix):
-            key = name[len(prefix) :].split(".", 1)[1]
-            relative[key] = relative.get(key, 0) + 1
-        else:
-            absolute.append(name)
-    if all(count == len(model.layers) for count in relative.values()):
-        return sorted(relative) + absolute
-    return list(modules)
-
-
-def _modules(model: nn.Module, keys: list[str] | None, num_layers: int) -> tuple[str, ...]:
-    """The paths that mlx-lm would adapt for these keys (all layers when None)."""
-    prefix, count = _block_prefix(model), len(model.layers)
-    first = 0 if num_layers <= 0 else max(0, count - num_layers)
-    chosen = []
-    for name in adaptable(model):
-        inside = name.startswith(prefix)
-        index, _, key = name[len(prefix) :].partition(".") if inside else ("0", "", "")
-        in_range = inside and int(index) >= first
-        if name in (keys or []) or (in_range and (keys is None or key in keys)):
-            chosen.append(name)
-    return tuple(chosen)
-
-
-def _block_prefix(model: nn.Module) -> str:
-    """Path of the list of blocks with a trailing dot: ``model.layers.`` in most."""
-    first = model.layers[0]
-    for name, module in model.named_modules():
-        if module is first:
-            return name.rsplit(".", 1)[0] + "."
-    raise AdapterError("this architecture keeps its blocks where adapters cannot name them")
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from ecellm_mlx import settings
 from ecellm_mlx.errors import RecipeError
+from ecellm_mlx.models.initialisations import Init
 from ecellm_mlx.settings import setting
 
 PATTERN = "lm_head:8,q_proj:4"
@@ -40,7 +41,7 @@ class Recipe:
     )
     dora: bool = setting(False, "train DoRA: magnitude and direction of each weight apart")
     rslora: bool = setting(False, "scale by alpha / sqrt(rank) instead of alpha / rank")
-    init: Literal["peft", "mlx-lm"] = setting(
+    init: Init = setting(
         "peft",
         "initial weights as that library draws them; they differ for embeddings only, "
         "where PEFT starts with A zero and B normal",

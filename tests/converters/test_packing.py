@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from ecellm_mlx.device.backend import mx
 
-from converters.adapter import Adapter, LoraModule, alpha_of, divisor
+from converters.adapter import Adapter, LoraModule, Shape, alpha_of, divisor
+from converters.base import Blocks
 from converters.errors import ConversionError
 from converters.mlx_adapter import ORIGINALS, WEIGHTS, read_mlx, write_mlx
 from converters.packing import Packed, common_scale, pack, same_bits, unpack
 
+BLOCKS = Blocks("model.layers.", 2)
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
@@ -95,7 +97,7 @@ def test_common_ranks_need_no_originals() -> None:
     packed = pack({"x": module(4, 16), "y": module(8, 16), "z": module(16, 16)})
     assert (packed.rank, packed.scale) == (16, 1.0)
     assert packed.originals == {}
-    assert packed.own["x"] == {"rank": 4, "scale": 4.0, "alpha": 16}
+    assert packed.own["x"] == Shape(4, 4.0, 16)
 
 
 def test_equal_modules_have_no_record() -> None:
@@ -139,7 +141,7 @@ def test_files_hold_originals_only_where_needed(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         modules = {"model.layers.0.q": module(8, 16.0), "model.layers.1.q": module(3, odd)}
-        write_mlx(folder, Adapter(modules, 0.1), layers=2)
+        write_mlx(folder, Adapter(modules, 0.1), BLOCKS)
         back = read_mlx(folder).modules
         assert all(same_bits(back[n].b, modules[n].b) for n in modules)
         assert all(back[n].alpha == modules[n].alpha for n in modules)
@@ -148,7 +150,7 @@ def test_files_hold_originals_only_where_needed(tmp_path: Path) -> None:
 
 def test_changed_numbers_are_not_overruled_by_originals(tmp_path: Path) -> None:
     modules = {"model.layers.0.q": module(8, 16.0), "model.layers.1.q": module(3, 5.0)}
-    write_mlx(tmp_path, Adapter(modules), layers=2)
+    write_mlx(tmp_path, Adapter(modules), BLOCKS)
     tensors = dict(mx.load(str(tmp_path / WEIGHTS)))
     mx.eval(tensors)
     for name in (n for n in tensors if n.endswith("lora_b")):
@@ -163,7 +165,7 @@ def test_changed_numbers_are_not_overruled_by_originals(tmp_path: Path) -> None:
 
 def test_a_record_that_contradicts_the_tensors_is_refused(tmp_path: Path) -> None:
     modules = {"model.layers.0.q": module(8, 16.0), "model.layers.1.q": module(4, 16.0)}
-    write_mlx(tmp_path, Adapter(modules), layers=2)
+    write_mlx(tmp_path, Adapter(modules), BLOCKS)
     path = tmp_path / "adapter_config.json"
     config = json.loads(path.read_text())
     config["ecellm"]["modules"]["model.layers.0.q"]["rank"] = 4
