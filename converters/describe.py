@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.adapter import Adapter, LoraModule, alpha_of
-from converters.folders import read_json
+from converters.files import read_json
 from converters.mlx_adapter import read_mlx
 from converters.names import ADAPTER_CONFIG as CONFIG
 from converters.peft_files import read_peft

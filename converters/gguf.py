@@ -17,7 +17,8 @@ import numpy as np
 
 from converters import architectures
 from converters.errors import ConversionError
-from converters.folders import new_folder, write_json
+from converters.files import write_json
+from converters.folders import new_folder
 from converters.gguf_header import GgufHeader, read_header
 from converters.gguf_tokenizer import write_tokenizer
 

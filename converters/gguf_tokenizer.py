@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import ConversionError
-from converters.folders import write_json
+from converters.files import write_json
 from converters.gguf_header import GgufHeader
 
 CONTROL, USER_DEFINED = 3, 4

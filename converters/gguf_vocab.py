@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import ConversionError
-from converters.folders import read_json
+from converters.files import read_json
 from converters.gguf_tokenizer import CONTROL, NORMALIZERS, PRE_TOKENIZERS, USER_DEFINED
 
 NORMAL, UNKNOWN, UNUSED, BYTE = 1, 2, 5, 6

@@ -19,7 +19,7 @@ import mlx.core as mx
 from converters.adapter import LEAVES, Adapter, LoraModule, Shape
 from converters.base import BaseModel, Blocks
 from converters.errors import ConversionError
-from converters.folders import read_json, write_json
+from converters.files import read_json, write_json
 from converters.names import ADAPTER_CONFIG as CONFIG
 from converters.names import MLX_WEIGHTS as WEIGHTS
 from converters.names import natural

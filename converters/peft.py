@@ -25,7 +25,8 @@ from converters.adapter import Adapter, LoraModule, alpha_of
 from converters.architectures import Layout
 from converters.base import EMBEDDING, HEAD, BaseModel, check_fit
 from converters.errors import ConversionError
-from converters.folders import new_folder, read_json
+from converters.files import read_json
+from converters.folders import new_folder
 from converters.mlx_adapter import check_targets, read_mlx, write_mlx
 from converters.names import ADAPTER_CONFIG as CONFIG
 from converters.packing import same_bits

@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from converters.adapter import LoraModule
 from converters.errors import ConversionError
-from converters.folders import read_json, write_json
+from converters.files import read_json, write_json
 from converters.header import read_header
 from converters.names import ADAPTER_CONFIG as CONFIG
 from converters.names import PEFT_PREFIX, natural

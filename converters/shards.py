@@ -20,7 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from converters.errors import ConversionError
-from converters.folders import write_json
+from converters.files import write_json
 
 # What the hub and transformers use: large enough for few files, small enough to fetch again.
 MAX_SHARD_BYTES = 5_000_000_000

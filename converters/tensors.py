@@ -13,7 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from converters.errors import ConversionError
-from converters.folders import read_json
+from converters.files import read_json
 from converters.header import damaged, read_header
 
 # The dtypes that both formats keep; anything else would have to be cast.

@@ -10,8 +10,8 @@ from ecellm_mlx.errors import UsageError
 from ecellm_mlx.export import card
 from ecellm_mlx.export.weights import Opened, open_base
 from ecellm_mlx.export.write import Source, Written, write_card
+from ecellm_mlx.files import check_space, new_folder
 
-from converters.folders import check_space, new_folder
 from converters.gguf_adapter import write_adapter
 from converters.gguf_export import TYPES, About, plan, write_model
 from converters.gguf_names import Names

@@ -24,7 +24,6 @@ from ecellm_mlx.models.folder import CARD_FILE, copy_companions
 from ecellm_mlx.models.source import SOURCE
 
 from converters import architectures, merged
-from converters.folders import check_space, new_folder, write_json
 from converters.merged import Weight
 from converters.shards import FLOATS, MAX_SHARD_BYTES, Part, Progress, write_model
 

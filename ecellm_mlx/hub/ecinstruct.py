@@ -28,7 +28,7 @@ from ecellm_mlx.data.json_items import Finding, items
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.schema import row_from
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.files import ensure_folder, sync_folder, write_atomic, write_json
+from ecellm_mlx.files import ensure_folder, put_back, swap_in, write_atomic, write_json
 from ecellm_mlx.hub import download
 from ecellm_mlx.models.registry import DEFAULT_REVISION, ModelName
 from ecellm_mlx.tasks.registry import TASKS
@@ -134,6 +134,7 @@ def convert(
             if "test" in by_split:
                 by_split["test"] = _judged(by_split["test"], labels)
     partial = target.with_name(target.name + ".partial")
+    put_back(target)
     shutil.rmtree(partial, ignore_errors=True)
     ensure_folder(partial)
     for setting, by_split in by_setting.items():
@@ -152,7 +153,7 @@ def convert(
         for setting, by_split in sorted(by_setting.items())
     }
     write_json(partial / SUMMARY, {"repo": repo, "commit": commit, "rows": counts})
-    _replace(partial, target)
+    swap_in(partial, target)
     return Pulled(target, commit, counts, labels is not None)
 
 
@@ -192,13 +193,3 @@ def _judged(tested: list[Row], labels: Path) -> list[Row]:
 def _write(path: Path, members: list[Row]) -> None:
     lines = (json.dumps(asdict(row), ensure_ascii=False) for row in members)
     write_atomic(path, "".join(line + "\n" for line in lines))
-
-
-def _replace(partial: Path, target: Path) -> None:
-    old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)

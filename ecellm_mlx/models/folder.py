@@ -7,10 +7,9 @@ import shutil
 from pathlib import Path
 
 from ecellm_mlx.errors import ModelError
+from ecellm_mlx.files import check_space, new_folder
 from ecellm_mlx.models.fingerprint import INDEX, verify_safetensors, weight_files
 from ecellm_mlx.models.source import SOURCE
-
-from converters.folders import check_space, new_folder
 
 CARD_FILE = "README.md"
 # Only the root of a repository: its folders hold other formats (onnx/, original/).

@@ -10,12 +10,10 @@ order of rows.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,10 @@ from typing import Any
 from ecellm_mlx.device.backend import mx, nn, optim, tree_flatten, tree_unflatten
 from ecellm_mlx.distributed.ranks import Ranks
 from ecellm_mlx.files import (
-    as_storage_error,
     ensure_folder,
+    hidden,
+    put_back,
+    replaced_folder,
     storage_errors,
     sync_folder,
     write_json,
@@ -83,7 +83,8 @@ def save(
         sync_folder(folder.parent)
     target = folder / f"{state.step:08d}"
 
-    def write(temporary: Path) -> None:
+    _clear_leftovers(folder)
+    with replaced_folder(target) as temporary:
         write_adapter(temporary)
         flat = dict(tree_flatten(optimizer.state))
         mx.save_safetensors(str(temporary / OPTIMIZER), flat)
@@ -91,9 +92,6 @@ def save(
         write_json(temporary / CONDITIONS, conditions or {})
         files = sorted(p for p in temporary.iterdir() if p.is_file())
         write_json(temporary / MANIFEST, {p.name: _sha256(p) for p in files})
-
-    _clear_leftovers(folder)
-    _write_folder(target, write)
     for old in complete(folder)[:-keep]:
         _discard(old)
     return target
@@ -164,72 +162,19 @@ def replace_adapter(folder: Path, write_adapter: Callable[[Path], None]) -> None
     Raises:
         DiskFullError: no space; the old one stays.
     """
-    _write_folder(folder, write_adapter)
+    with replaced_folder(folder) as temporary:
+        write_adapter(temporary)
 
 
 def recover_adapter(folder: Path) -> None:
     """Put the old ``folder`` back, if a process was killed between two renames."""
-    retired = _hidden(folder, "old")
-    with storage_errors(folder):
-        if retired.exists() and not folder.exists():
-            retired.rename(folder)
-
-
-def _write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Replace the folder ``target``: written beside it, synced, renamed.
-
-    The old folder steps aside by a rename and is deleted last, so that at any instant
-    one of the two is whole.
-    """
-    temporary, retired = _hidden(target, "partial"), _hidden(target, "old")
-    with storage_errors(temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            with _array_errors(temporary):
-                write(temporary)
-            for path in temporary.iterdir():
-                sync_folder(path)
-            sync_folder(temporary)
-            if target.exists():
-                shutil.rmtree(retired, ignore_errors=True)
-                target.rename(retired)
-            temporary.rename(target)
-            sync_folder(target.parent)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        shutil.rmtree(retired, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _array_errors(folder: Path) -> Iterator[None]:
-    """mlx reports a failed write without the reason; find it out with a write of our own."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "Unable to write" not in str(error):
-            raise
-        written = max((p.stat().st_size for p in folder.iterdir()), default=0)
-        try:
-            with (folder / "probe").open("wb") as stream:
-                stream.write(bytes(written + (1 << 20)))
-        except OSError as reason:
-            raise as_storage_error(folder, reason) from error
-        # There is space again, or the file system gave no reason: both may pass.
-        raise as_storage_error(folder, OSError(errno.ENOSPC, str(error))) from error
-
-
-def _hidden(path: Path, suffix: str) -> Path:
-    return path.with_name(f".{path.name}.{suffix}")
+    put_back(folder)
 
 
 def _put_back(folder: Path) -> None:
     """Undo the first of two renames, where a process was killed before the second."""
     for retired in folder.glob(".[0-9]*.old"):
-        target = folder / retired.name.split(".")[1]
-        if not target.exists():
-            retired.rename(target)
+        put_back(folder / retired.name.split(".")[1])
 
 
 def _clear_leftovers(folder: Path) -> None:
@@ -240,7 +185,7 @@ def _clear_leftovers(folder: Path) -> None:
 
 def _discard(path: Path) -> None:
     """Delete a checkpoint such that half of it is never taken for one."""
-    doomed = _hidden(path, "dead")
+    doomed = hidden(path, "dead")
     with storage_errors(path):
         path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)

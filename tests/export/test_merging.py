@@ -280,7 +280,7 @@ def test_a_full_disk_leaves_nothing(
     out = tmp_path / "exports" / "hf"
     result = ecellm_process("export", "hf", adapter, out, preexec_fn=limit)
     assert result.returncode == 1
-    assert "cannot be written" in result.stderr
+    assert "files of this size are not allowed here" in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(out.parent.iterdir()) == []
     with pytest.raises(ConversionError, match="are free on its disk"):
