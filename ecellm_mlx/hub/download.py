@@ -14,7 +14,6 @@ Nothing is printed; ``progress`` is called instead. The network is touched by
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from ecellm_mlx import workspace as workspaces
 from ecellm_mlx.errors import HubError, StorageError
 from ecellm_mlx.files import ensure_folder, storage_errors, sync_folder
 from ecellm_mlx.hub.client import HubClient
+from ecellm_mlx.jobs import lock
 from ecellm_mlx.models.registry import GB, ModelCard, ModelName, parse_name
 from ecellm_mlx.models.source import SOURCE, RemoteFile, Source, read_source, write_source
 from ecellm_mlx.workspace import Workspace
@@ -275,20 +275,14 @@ def _free(folder: Path) -> int:
 
 @contextlib.contextmanager
 def _locked(partial: Path, name: str) -> Iterator[None]:
-    """Two pulls that append to one file would spoil it. The lock ends with its process."""
-    with storage_errors(partial):
-        stream = (partial / LOCK).open("w")
-    with stream:
-        try:
-            with storage_errors(partial):
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except StorageError as error:
-            if not isinstance(error.__cause__, BlockingIOError):
-                raise
-            raise HubError(
-                f"another pull of {name} is running", cure="wait for it, or stop it first"
-            ) from None
-        yield
+    """Two pulls that append to one file would spoil it."""
+    try:
+        with lock.hold(partial / LOCK):
+            yield
+    except lock.HeldError:
+        raise HubError(
+            f"another pull of {name} is running", cure="wait for it, or stop it first"
+        ) from None
 
 
 def _settle(todo: PullPlan, partial: Path) -> None:

@@ -168,11 +168,8 @@ class RunDirectory:
             return status
         except (ValueError, TypeError) as error:
             return Status(state=State.FAILED, message=f"status.json is damaged: {error}")
-        if (
-            status.state.live
-            and status.host == socket.gethostname()
-            and not self._lives(status)
-        ):
+        here = lock.is_here(self.status_file, status.host)
+        if status.state.live and here and not self._lives(status):
             status.state = State.FAILED
             status.message = (
                 "the process ended without a word: it was killed or ran out of memory; "

@@ -1,10 +1,14 @@
-"""One process at a time owns a run.
+"""One process at a time owns a run, a study, or a folder that is being pulled.
 
 The lock is the system's own (``flock``) on a file that also says who holds it. The
 system releases it however the process ends, so a lock cannot stay behind, and a
-pid that was given to another process since means nothing. A holder on another
-machine, whose lock this system may not see, is respected as the file names it. On
-file systems without ``flock`` the pid and its start time decide.
+pid that was given to another process since means nothing. On a volume that other
+machines can reach, whose locks this system may not see, a holder elsewhere is respected
+as the file names it. On file systems without ``flock`` the pid and its start time decide.
+
+The ``filelock`` package holds such locks as well. It does not say who does, cannot ask
+without taking the lock, leaves its file behind and drops a dead holder on file systems
+without ``flock`` in its latest versions only, so that it would replace a third of this.
 """
 
 from __future__ import annotations
@@ -25,6 +29,13 @@ import psutil
 from ecellm_mlx.files import storage_errors
 
 NO_FLOCK = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
+# Beginnings of the names of file systems that reach over a network or into a machine
+# that this one hosts.
+SHARED = (
+    "9p", "afp", "afs", "beegfs", "ceph", "cifs", "cvmfs", "davfs", "drvfs", "fuse", "gfs",
+    "gluster", "gpfs", "lustre", "macfuse", "ncp", "nfs", "ocfs", "osxfuse", "prl_fs", "smb",
+    "sshfs", "vboxsf", "virtiofs", "vmhgfs", "webdav",
+)  # fmt: skip
 # ``owner`` holds a shared lock for microseconds; who wants the lock tries again.
 PATIENCE_S = 0.5
 
@@ -73,18 +84,35 @@ def owner(path: Path) -> Owner | None:
     except FileNotFoundError:
         return None
     try:
-        found = _read(descriptor)
-        if found.host != socket.gethostname():
-            return found
+        named = _read(descriptor)
+        if not is_here(path, named.host):
+            return named
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_FLOCK:
-                return found if lives(found.pid, found.started) else None
-            return found
+                return named if lives(named.pid, named.started) else None
+            return named
         return None
     finally:
         os.close(descriptor)
+
+
+def is_here(path: Path, host: str) -> bool:
+    """Whether a process of ``host`` that wrote ``path`` ran on this machine.
+
+    A laptop's name changes with the network it is in, so the name decides only on volumes
+    that other machines can reach.
+    """
+    return host == socket.gethostname() or not _is_shared(path)
+
+
+def _is_shared(path: Path) -> bool:
+    """Whether ``path`` lies on a volume that other machines may write to, too."""
+    path = path.resolve()
+    volumes = {Path(disk.mountpoint): disk.fstype for disk in psutil.disk_partitions(all=True)}
+    kind = next((volumes[p] for p in (path, *path.parents) if p in volumes), "").lower()
+    return kind.startswith(SHARED)
 
 
 def myself() -> Owner:
@@ -108,28 +136,28 @@ def _acquire(path: Path) -> int:
         with storage_errors(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if _lock(descriptor) and _is_still(descriptor, path):
-                found = _read(descriptor)
-                if found.host != socket.gethostname():
-                    raise HeldError(found)
+            locked = _lock(descriptor, path) and _is_still(descriptor, path)
+            named = _read(descriptor)
+            if locked:
+                if not is_here(path, named.host):
+                    raise HeldError(named)
                 return descriptor
-            found = _read(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
         if time.monotonic() > deadline:
-            raise HeldError(found)
+            raise HeldError(named)
         time.sleep(0.02)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in NO_FLOCK:
-            found = _read(descriptor)
-            return not (found.host == socket.gethostname() and lives(found.pid, found.started))
+            named = _read(descriptor)
+            return not (is_here(path, named.host) and lives(named.pid, named.started))
         if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
             return False
         raise

@@ -17,7 +17,6 @@ checkpoint or its journal.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +36,8 @@ from ecellm_mlx.evaluation.documents import (
     to_html,
     to_markdown,
 )
-from ecellm_mlx.files import ensure_folder, storage_errors, write_atomic, write_json
-from ecellm_mlx.jobs import RunDirectory
+from ecellm_mlx.files import ensure_folder, write_atomic, write_json
+from ecellm_mlx.jobs import RunDirectory, lock
 from ecellm_mlx.models import registry
 from ecellm_mlx.studies import arms as study_arms
 from ecellm_mlx.studies.arms import Arm, Options, Section
@@ -173,17 +172,14 @@ def _claim(out: Path, study: Study) -> None:
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Two commands would start the same runs. The lock ends with its process."""
-    with storage_errors(out):
-        stream = (out / LOCK).open("w")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JobError(
-                f"another command is at work on {out}", cure="wait for it, or stop it first"
-            ) from None
-        yield
+    """Two commands would start the same runs."""
+    try:
+        with lock.hold(out / LOCK):
+            yield
+    except lock.HeldError:
+        raise JobError(
+            f"another command is at work on {out}", cure="wait for it, or stop it first"
+        ) from None
 
 
 def _write_once(path: Path, lines: Sequence[str]) -> None:

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ecellm_mlx import jobs
@@ -78,10 +80,38 @@ def test_stale_lock_is_taken_over(run: jobs.RunDirectory) -> None:
     assert not (run.path / "lock").exists()
 
 
-def test_lock_of_another_host_is_respected(run: jobs.RunDirectory) -> None:
+def mounted(monkeypatch: pytest.MonkeyPatch, path: Path, kind: str) -> None:
+    """Let ``path`` lie on a volume of its own."""
+    disk = types.SimpleNamespace(mountpoint=str(path.resolve()), fstype=kind)
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [disk])
+
+
+def test_lock_of_another_host_is_respected_on_a_shared_volume(
+    run: jobs.RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted(monkeypatch, run.path, "nfs4")
     (run.path / "lock").write_text(json.dumps({"pid": 1, "host": "another-machine"}))
+    owner = run.owner()
+    assert owner is not None
+    assert owner.host == "another-machine"
     with pytest.raises(JobError, match="another-machine"), run.lock():
         pass
+
+
+def test_a_machine_that_was_renamed_takes_over_its_own_lock(
+    run: jobs.RunDirectory, context: jobs.JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of a laptop changes with the network that it is in."""
+    mounted(monkeypatch, run.path, "apfs")
+    context.status.pid, context.status.host = dead_pid(), "laptop.at-home"
+    context.set_state(jobs.State.RUNNING)
+    assert run.status().state is jobs.State.FAILED
+    (run.path / "lock").write_text(json.dumps({"pid": 1, "host": "laptop.at-home"}))
+    assert run.owner() is None
+    with run.lock():
+        owner = run.owner()
+        assert owner is not None
+        assert owner.pid == os.getpid()
 
 
 def test_pause_is_served_until_resume(run: jobs.RunDirectory, context: jobs.JobContext) -> None:
