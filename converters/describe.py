@@ -33,17 +33,17 @@ def describe(folder: Path) -> dict[str, Any]:
         layout, provenance = "mlx", _told(adapter.ecellm)
         base = adapter.ecellm.get("base") or {}
     else:
-        found = read_peft(folder)
-        settings = found.settings
-        adapter = Adapter(found.modules, settings.dropout, settings.rslora)
+        stored = read_peft(folder)
+        settings = stored.settings
+        adapter = Adapter(stored.modules, settings.dropout, settings.rslora)
         layout = "peft"
         base = {"name": config.get("base_model_name_or_path")}
         provenance = {"peft_version": config.get("peft_version")}
-        if is_legacy(found.modules):
+        if is_legacy(stored.modules):
             provenance["layout"] = "legacy"
         if unknown := settings.unknown:
             provenance["unknown_settings"] = list(unknown)
-        provenance |= _told((found.recorded.get("mlx") or {}).get("ecellm") or {})
+        provenance |= _told((stored.recorded.get("mlx") or {}).get("ecellm") or {})
     files = [path for path in folder.iterdir() if path.is_file()]
     return {
         "path": str(folder),

@@ -125,30 +125,30 @@ def from_peft(
         ConversionError: the adapter is damaged, does not fit, or uses what mlx-lm
             cannot represent.
     """
-    found = read_peft(source)
-    if found.settings.unknown:
+    stored = read_peft(source)
+    if stored.settings.unknown:
         warn(
-            f"{source} has the settings {', '.join(found.settings.unknown)}, which are kept "
+            f"{source} has the settings {', '.join(stored.settings.unknown)}, which are kept "
             "but not understood; compare logits with `ecellm adapters verify`"
         )
-    layout: Layout = "legacy" if phi_layout.is_legacy(found.modules) else "native"
+    layout: Layout = "legacy" if phi_layout.is_legacy(stored.modules) else "native"
     if not architectures.has_layout(base.model_type, layout):
         raise ConversionError(
             f"{source} was made for another architecture than {base.model_type}: it has the "
             "names of Phi's old layout; give the right base with --base."
         )
-    peft_layers.check_targets(found.modules, found.settings, base, layout, source)
-    _check_copies(found, base, source)
-    blocks = _object(found.recorded.get("blocks"), source)
-    modules = peft_layers.from_hugging_face(found.modules, base, layout, blocks, source)
-    before = _object(found.recorded.get("mlx"), source)
+    peft_layers.check_targets(stored.modules, stored.settings, base, layout, source)
+    _check_copies(stored, base, source)
+    blocks = _object(stored.recorded.get("blocks"), source)
+    modules = peft_layers.from_hugging_face(stored.modules, base, layout, blocks, source)
+    before = _object(stored.recorded.get("mlx"), source)
     earlier = _object(before.get("ecellm"), source)
     section = {
         **earlier,
         "peft": {
-            "config": dict(found.settings.raw),
+            "config": dict(stored.settings.raw),
             "layout": layout,
-            "copies": {name: _dtype(array) for name, array in found.copies.items()},
+            "copies": {name: _dtype(array) for name, array in stored.copies.items()},
         },
         **ecellm,
     }
@@ -158,7 +158,7 @@ def from_peft(
         if "peft" in earlier:
             section["peft"] = earlier["peft"]
     adapter = Adapter(
-        _as_recorded(modules, before), found.settings.dropout, found.settings.rslora, section
+        _as_recorded(modules, before), stored.settings.dropout, stored.settings.rslora, section
     )
     with new_folder(target) as folder:
         write_mlx(folder, adapter, base.blocks, before)
@@ -228,10 +228,10 @@ def _in_base(tensor: str, base: BaseModel) -> str:
     return f"{native}.{leaf}"
 
 
-def _check_copies(found: PeftAdapter, base: BaseModel, source: object) -> None:
+def _check_copies(stored: PeftAdapter, base: BaseModel, source: object) -> None:
     """Prove that PEFT's copies of frozen layers are the base's own weights."""
     changed = []
-    for name, copy in found.copies.items():
+    for name, copy in stored.copies.items():
         if not base.holds(_in_base(name, base), copy):
             changed.append(f"{name} {tuple(copy.shape)}")
     if changed:
@@ -247,7 +247,7 @@ def _copies(
     """PEFT's copies of frozen layers, taken from the base again where that is exact."""
     if base is None or origin.get("layout") != layout:
         return {}
-    found = {}
+    copies = {}
     for name, dtype in _object(origin.get("copies"), "the record of copies").items():
         if dtype not in FLOATS:
             raise ConversionError(f"the copy of {name} has the unknown type {dtype!r}.")
@@ -256,8 +256,8 @@ def _copies(
             continue
         copy = stored.astype(FLOATS[dtype])
         if same_bits(copy.astype(stored.dtype), stored) or copy.itemsize < stored.itemsize:
-            found[name] = copy
-    return found
+            copies[name] = copy
+    return copies
 
 
 def _object(value: Any, source: object) -> dict[str, Any]:

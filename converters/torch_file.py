@@ -4,7 +4,8 @@ A pickle is a program: loading one calls what it names. Here its opcodes are dec
 by the standard library's disassembler and interpreted by a machine that knows data
 only: numbers, text, tuples, lists, dictionaries, and the four names that a dictionary
 of tensors needs. Every other name or opcode is refused; nothing is ever imported or
-called. PyTorch is not needed.
+called. PyTorch is not needed. (``pickle.Unpickler`` with a list of allowed names is no
+substitute: nine bytes that name a high place in its memo make it take gigabytes.)
 
 Layout: ``<name>/data.pkl``, ``<name>/byteorder`` and one stored entry
 ``<name>/data/<key>`` for each storage.
@@ -88,10 +89,12 @@ class _Reader:
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path = path
         self.archive = archive
-        found = [n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1]
-        if len(found) != 1:
+        pickles = [
+            n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1
+        ]
+        if len(pickles) != 1:
             raise self.unreadable("it holds no data.pkl")
-        self.prefix = found[0].removesuffix("data.pkl")
+        self.prefix = pickles[0].removesuffix("data.pkl")
         self.storages: dict[_Storage, np.ndarray] = {}
 
     def read(self) -> dict[str, mx.array]:

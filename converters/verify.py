@@ -97,24 +97,24 @@ def _in_mlx_names(adapter: PeftAdapter) -> dict[str, LoraModule]:
     Both ends of a tied model are one layer there; which layers those are shows in the
     tensors: an output layer whose update is the embedding's, transposed.
     """
-    found: dict[str, LoraModule] = {}
+    modules: dict[str, LoraModule] = {}
     for name, module in adapter.modules.items():
         natives = phi_layout.native_names(name) or (name,)
         if len(natives) == 1:
-            found[natives[0]] = module
+            modules[natives[0]] = module
             continue
         third = module.b.shape[1] // len(natives)
         for native, part in zip(
             natives, phi_layout.split(module, [third] * len(natives)), strict=True
         ):
             if part.m is not None or mx.any(part.b).item():
-                found[native] = part
-    embedding, head = found.get("model.embed_tokens"), found.get("lm_head")
+                modules[native] = part
+    embedding, head = modules.get("model.embed_tokens"), modules.get("lm_head")
     if embedding is not None and head is not None:
         same = mx.array_equal(head.a, embedding.b.T) and mx.array_equal(head.b, embedding.a.T)
         if same and head.scale == embedding.scale:
-            del found["lm_head"]
-    return found
+            del modules["lm_head"]
+    return modules
 
 
 def _update(module: LoraModule) -> Iterator[np.ndarray]:

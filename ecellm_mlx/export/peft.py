@@ -46,8 +46,8 @@ def to_peft(
     name = base or recorded.get("name")
     if not name:
         raise AdapterError(f"{folder} does not name its base model", cure="give it with --base")
-    found = base_model(base) if base else _base_if_here(name)
-    model_type = found.model_type if found else recorded.get("model_type")
+    described = base_model(base) if base else _base_if_here(name)
+    model_type = described.model_type if described else recorded.get("model_type")
     if model_type is None:
         raise AdapterError(
             f"{folder} does not say what kind of model {name} is", cure="give it with --base"
@@ -61,7 +61,7 @@ def to_peft(
         out,
         model_type=model_type,
         base_name=None if keep else (card.repo if card else name),
-        base=found,
+        base=described,
         layout=layout,
     )
 
@@ -81,14 +81,14 @@ def from_peft(
         ModelError: ``base`` is not on this machine.
         ConversionError: the adapter does not fit, or cannot be represented.
     """
-    found = base_model(base)
+    described = base_model(base)
     section = {
         "name": base,
-        "model_type": found.model_type,
+        "model_type": described.model_type,
         "fingerprint": base_fingerprint(registry.resolve(base)),
-        "layers": found.blocks.count,
+        "layers": described.blocks.count,
     }
-    return peft.from_peft(adapter, out, base=found, ecellm={"base": section}, warn=warn)
+    return peft.from_peft(adapter, out, base=described, ecellm={"base": section}, warn=warn)
 
 
 def _base_if_here(name: str) -> BaseModel | None:
