@@ -17,6 +17,7 @@ from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.export import card, card_text, divergence
 from ecellm_mlx.export.weights import Opened, open_base
+from ecellm_mlx.files import check_space, new_folder, write_json
 from ecellm_mlx.models import loading, registry
 from ecellm_mlx.models.adapter_files import CONFIG_FILE, base_name, folder_of
 from ecellm_mlx.models.fingerprint import base_fingerprint

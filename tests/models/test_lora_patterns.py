@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx.device.backend import mx, nn, tree_flatten, tree_map
+from ecellm_mlx.device.backend import mx, nn, tree_map
 from ecellm_mlx.errors import RecipeError
-from ecellm_mlx.models import loading, lora
+from ecellm_mlx.models import initialisations, loading, lora
 from ecellm_mlx.training import adapter
 from ecellm_mlx.training.recipe import Recipe, read
 
@@ -144,16 +144,8 @@ def test_patterns_from_the_command_line_and_from_toml(tmp_path: Path) -> None:
 def test_initial_weights_are_those_of_the_library(
     init: str, tiny_models: dict[str, Path]
 ) -> None:
-    """Their distributions, and that a new adapter changes nothing."""
-    base = loading.load(tiny_models["mistral"])
-    before = base.model(TOKENS)
-    recipe = Recipe(rank=8, targets=["q_proj", "down_proj", "embed_tokens"], init=init)
-    spec = adapter.spec_for(base.model, recipe)
-    lora.attach(base.model, spec, seed=1, init=init)
-    assert mx.array_equal(base.model(TOKENS), before)
-    if init == "peft":
-        peft_values = peft_initial(tiny_models["mistral"])
-    for name, array in tree_flatten(base.model.trainable_parameters()):
+    """Their distributions."""
+    for name, array in initial(init, tiny_models["mistral"]).items():
         if "embed_tokens" in name and init == "peft":
             bound, std = (0, 0) if name.endswith("lora_a") else (None, 1.0)
         elif name.endswith("lora_b"):
@@ -161,14 +153,35 @@ def test_initial_weights_are_those_of_the_library(
         else:
             bound = 1 / math.sqrt(array.shape[0])
             std = bound / math.sqrt(3)
-        values = [array] if init == "mlx-lm" else [array, mx.array(peft_values[name])]
-        for value in values:
-            if bound is not None:
-                assert mx.abs(value).max().item() <= bound * (1 + 1e-6)
-            assert mx.sqrt(mx.square(value).mean()).item() == pytest.approx(std, rel=0.2)
+        if bound is not None:
+            assert mx.abs(array).max().item() <= bound * (1 + 1e-6)
+        assert mx.sqrt(mx.square(array).mean()).item() == pytest.approx(std, rel=0.2)
 
 
-def peft_initial(folder: Path) -> dict[str, Any]:
+@pytest.mark.parametrize(
+    "init", [name for name, entry in initialisations.REGISTRY.items() if entry.peft is not None]
+)
+def test_initial_weights_spread_as_in_peft(init: str, tiny_models: dict[str, Path]) -> None:
+    theirs = peft_initial(tiny_models["mistral"], initialisations.REGISTRY[init].peft)
+    ours = initial(init, tiny_models["mistral"])
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        expected = mx.array(theirs[name])
+        for moment in (lambda x: mx.sqrt(mx.square(x).mean()), lambda x: mx.abs(x).mean()):
+            assert moment(array).item() == pytest.approx(moment(expected).item(), rel=0.2)
+
+
+def initial(init: str, folder: Path) -> dict[str, mx.array]:
+    """A fresh adapter, which changes nothing."""
+    base = loading.load(folder)
+    before = base.model(TOKENS)
+    recipe = Recipe(rank=8, targets=["q_proj", "down_proj", "embed_tokens"], init=init)
+    lora.attach(base.model, adapter.spec_for(base.model, recipe), seed=1, init=init)
+    assert mx.array_equal(base.model(TOKENS), before)
+    return lora.parameters(base.model)
+
+
+def peft_initial(folder: Path, init: bool | str | None) -> dict[str, Any]:
     """A fresh PEFT adapter under our names and in our layout."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -177,7 +190,11 @@ def peft_initial(folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        LoraConfig(r=8, target_modules=["q_proj", "down_proj", "embed_tokens"]),
+        LoraConfig(
+            r=8,
+            target_modules=["q_proj", "down_proj", "embed_tokens"],
+            init_lora_weights=init,
+        ),
     )
     found = {}
     for name, value in model.named_parameters():
