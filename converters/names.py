@@ -1,4 +1,4 @@
-"""Paths of modules: what PEFT puts before them, and the order to list them in."""
+"""Names in adapters: their files, what PEFT puts before a path, the order of paths."""
 
 from __future__ import annotations
 

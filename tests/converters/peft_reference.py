@@ -123,7 +123,7 @@ def mlx_logits(
 
 def tensors(folder: Path) -> dict[str, mx.array]:
     """All tensors of an adapter folder."""
-    found: dict[str, mx.array] = {}
+    arrays: dict[str, mx.array] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        found |= mx.load(str(path))
-    return found
+        arrays |= mx.load(str(path))
+    return arrays

@@ -252,8 +252,8 @@ def test_views_outside_their_storage(
         read_torch(zipped(tmp_path / "x.bin", program, _0=bytes(16)))
     good = tensor_program((2, 2), (1, 2), 0, 4)
     numbers = np.arange(4, dtype="<f4")
-    found = read_torch(zipped(tmp_path / "good.bin", good, _0=numbers.tobytes()))
-    assert found["a.b"].tolist() == [[0, 2], [1, 3]]
+    arrays = read_torch(zipped(tmp_path / "good.bin", good, _0=numbers.tobytes()))
+    assert arrays["a.b"].tolist() == [[0, 2], [1, 3]]
 
 
 def test_a_storage_that_is_short_missing_or_compressed(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def adapters(draw: st.DrawFn) -> dict[str, LoraModule]:
     """Modules with any rank, alpha, dtype and numbers, the smallest and largest included."""
     rslora = draw(st.booleans())
     dtype = draw(st.sampled_from(sorted(DTYPES)))
-    found = {}
+    modules = {}
     for index in range(draw(st.integers(1, 4))):
         rank = draw(st.integers(1, 7))
         alpha = draw(st.integers(1, 64) | st.floats(0.01, 64))
@@ -53,13 +53,13 @@ def adapters(draw: st.DrawFn) -> dict[str, LoraModule]:
             arrays.arrays(f"f{width // 8}", (rank, 3), elements=st.floats(-8, 8, width=width))
         )
         a = mx.random.normal((4, rank))
-        found[f"model.layers.{index}.x"] = LoraModule(
+        modules[f"model.layers.{index}.x"] = LoraModule(
             a.astype(DTYPES[dtype]),
             mx.array(b).astype(DTYPES[dtype]),
             alpha / divisor(rank, rslora),
             alpha,
         )
-    return found
+    return modules
 
 
 @given(adapters())
@@ -132,8 +132,8 @@ def test_what_would_overflow_at_the_common_scale_is_stored_at_the_largest() -> N
 @given(st.integers(1, 256), st.floats(0.01, 64), st.booleans())
 def test_alpha_gives_the_scale_it_was_made_from(rank: int, alpha: float, rslora: bool) -> None:
     scale = alpha / divisor(rank, rslora)
-    found = alpha_of(LoraModule(mx.zeros((1, rank)), mx.zeros((rank, 1)), scale), rslora)
-    assert found / divisor(rank, rslora) == scale
+    result = alpha_of(LoraModule(mx.zeros((1, rank)), mx.zeros((rank, 1)), scale), rslora)
+    assert result / divisor(rank, rslora) == scale
 
 
 def test_files_hold_originals_only_where_needed(tmp_path: Path) -> None:

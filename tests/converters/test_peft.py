@@ -210,11 +210,11 @@ def test_pytorch_files_are_read_without_pytorch(
     first = next(iter(state))
     state[first] = torch.nn.Parameter(state[first].T.contiguous().T)
     torch.save(state, tmp_path / "p/adapter_model.bin")
-    found = read_torch(tmp_path / "p/adapter_model.bin")
-    assert list(found) == list(state)
+    arrays = read_torch(tmp_path / "p/adapter_model.bin")
+    assert list(arrays) == list(state)
     for name, tensor in state.items():
         expected = mx.array(tensor.detach().float().numpy()).astype(getattr(mx, dtype))
-        assert same_bits(found[name], expected)
+        assert same_bits(arrays[name], expected)
 
 
 def test_an_adapter_model_bin_converts(bases: Bases, tmp_path: Path) -> None:

@@ -51,11 +51,11 @@ def change_config(folder: Path, **change: Any) -> None:
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, mx.array]], object]) -> None:
-    found = tensors(folder)
-    mx.eval(found)
-    change(found)
+    arrays = tensors(folder)
+    mx.eval(arrays)
+    change(arrays)
     path = next(folder.glob("*.safetensors"))
-    mx.save_safetensors(str(path), found, metadata={"format": "pt"})
+    mx.save_safetensors(str(path), arrays, metadata={"format": "pt"})
 
 
 def refused(adapter: Path, base: Path) -> str:
@@ -171,9 +171,9 @@ def test_unknown_tensors_are_all_listed(adapter: Path, base: Path) -> None:
 
 
 def test_missing_tensors_are_all_listed(adapter: Path, base: Path) -> None:
-    def drop(found: dict[str, mx.array]) -> None:
-        del found[f"{PREFIX}.0.self_attn.q_proj.lora_A.weight"]
-        del found[f"{PREFIX}.1.mlp.down_proj.lora_B.weight"]
+    def drop(arrays: dict[str, mx.array]) -> None:
+        del arrays[f"{PREFIX}.0.self_attn.q_proj.lora_A.weight"]
+        del arrays[f"{PREFIX}.1.mlp.down_proj.lora_B.weight"]
 
     change_tensors(adapter, drop)
     message = refused(adapter, base)
@@ -184,9 +184,9 @@ def test_missing_tensors_are_all_listed(adapter: Path, base: Path) -> None:
 def test_a_targeted_layer_without_tensors_is_missing(adapter: Path, base: Path) -> None:
     """PEFT would leave it at its random start, which does nothing."""
 
-    def drop(found: dict[str, mx.array]) -> None:
+    def drop(arrays: dict[str, mx.array]) -> None:
         for leaf in "AB":
-            del found[f"{PREFIX}.1.self_attn.q_proj.lora_{leaf}.weight"]
+            del arrays[f"{PREFIX}.1.self_attn.q_proj.lora_{leaf}.weight"]
 
     change_tensors(adapter, drop)
     assert "layers.1.self_attn.q_proj is targeted and has no tensors" in refused(adapter, base)
@@ -200,9 +200,9 @@ def test_tensors_of_a_layer_that_is_not_targeted(adapter: Path, base: Path) -> N
 
 
 def test_all_wrong_shapes_are_listed_with_both(adapter: Path, base: Path) -> None:
-    def change(found: dict[str, mx.array]) -> None:
-        found[f"{PREFIX}.0.self_attn.q_proj.lora_A.weight"] = mx.zeros((4, 30))
-        found[f"{PREFIX}.1.mlp.down_proj.lora_B.weight"] = mx.zeros((31, 4))
+    def change(arrays: dict[str, mx.array]) -> None:
+        arrays[f"{PREFIX}.0.self_attn.q_proj.lora_A.weight"] = mx.zeros((4, 30))
+        arrays[f"{PREFIX}.1.mlp.down_proj.lora_B.weight"] = mx.zeros((31, 4))
 
     change_tensors(adapter, change)
     message = refused(adapter, base)
@@ -287,9 +287,9 @@ def test_an_mlx_adapter_with_missing_or_unknown_tensors(
 ) -> None:
     folder = exporting.from_peft(adapter, tmp_path / "m", base=str(base))
 
-    def drop(found: dict[str, mx.array]) -> None:
+    def drop(arrays: dict[str, mx.array]) -> None:
         for leaf in "ab":
-            del found[f"model.layers.0.self_attn.q_proj.lora_{leaf}"]
+            del arrays[f"model.layers.0.self_attn.q_proj.lora_{leaf}"]
 
     change_tensors(folder, drop)
     with pytest.raises(ConversionError, match=r"0\.self_attn\.q_proj is named and has no"):
@@ -361,8 +361,8 @@ def test_damaged_records_of_our_own(
 
 @pytest.mark.parametrize("record", ["[1]", "not json", '{"mlx": 3}', '{"blocks": 3}'])
 def test_damaged_metadata(adapter: Path, base: Path, record: str) -> None:
-    found = tensors(adapter)
-    mx.eval(found)
+    arrays = tensors(adapter)
+    mx.eval(arrays)
     path = adapter / "adapter_model.safetensors"
-    mx.save_safetensors(str(path), found, metadata={"format": "pt", "ecellm": record})
+    mx.save_safetensors(str(path), arrays, metadata={"format": "pt", "ecellm": record})
     assert "damaged" in refused(adapter, base)

@@ -196,10 +196,10 @@ def peft_initial(folder: Path, init: bool | str | None) -> dict[str, Any]:
             init_lora_weights=init,
         ),
     )
-    found = {}
+    values = {}
     for name, value in model.named_parameters():
         if "lora_" in name:
             path = name.removeprefix("base_model.model.").removesuffix(".weight")
             module, _, leaf = path.removesuffix(".default").rpartition(".")
-            found[f"{module}.lora_{leaf[-1].lower()}"] = value.detach().numpy().T
-    return found
+            values[f"{module}.lora_{leaf[-1].lower()}"] = value.detach().numpy().T
+    return values
