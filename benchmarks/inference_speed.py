@@ -213,7 +213,8 @@ def by_length(
 ) -> Answers:
     """Texts from a function of prompts, which sees them in order of length."""
     from ecellm_mlx.data import prompts
-    from ecellm_mlx.models.loading import load_tokenizer, read_config
+    from ecellm_mlx.models.config import read_config
+    from ecellm_mlx.models.tokenizer import load_tokenizer
 
     folder = Path(job["weights"])
     tokenizer = load_tokenizer(folder)

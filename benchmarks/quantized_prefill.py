@@ -68,7 +68,7 @@ def four_bits(model: str, folder: Path) -> Path:
     from ecellm_mlx.device import backend  # noqa: F401  # first of all that imports mlx
     from ecellm_mlx.export import write
     from ecellm_mlx.models import registry
-    from ecellm_mlx.models.loading import read_config
+    from ecellm_mlx.models.config import read_config
 
     path = registry.resolve(model)
     if "quantization" in read_config(path):

@@ -24,6 +24,7 @@ from ecellm_mlx.device.backend import mx, nn, tree_flatten
 from ecellm_mlx.errors import AdapterError, ModelError
 from ecellm_mlx.models import loading, lora, registry
 from ecellm_mlx.models.adapter_files import folder_of
+from ecellm_mlx.models.config import read_config
 from ecellm_mlx.models.fingerprint import weight_files
 
 from converters import phi_layout
@@ -234,7 +235,7 @@ def _torch_base(path: Path) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = loading.read_config(path)
+    config = read_config(path)
     stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if "quantization" not in config and config == stored and not _old_names(path):
         return AutoModelForCausalLM.from_pretrained(

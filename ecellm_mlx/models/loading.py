@@ -7,8 +7,6 @@ checked before MLX maps them; the device makes the model ready to compute.
 from __future__ import annotations
 
 import importlib
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,9 @@ from ecellm_mlx.device.backend import mx, nn
 from ecellm_mlx.device.dequantize import dequantize
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import adapter_files, lora, registry
+from ecellm_mlx.models.config import for_mlx_lm, read_config
 from ecellm_mlx.models.fingerprint import base_fingerprint, verify_safetensors, weight_files
-from ecellm_mlx.models.settings import for_mlx_lm
+from ecellm_mlx.models.tokenizer import load_tokenizer
 
 from converters import architectures
 
@@ -120,58 +119,6 @@ def load(
     return base
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """``config.json`` of a model folder, with Phi's old keys translated.
-
-    Raises:
-        ModelError: it is missing, damaged, or has no ``model_type``.
-    """
-    file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{path} is not a model folder: it has no config.json", cure="check --model"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{file} cannot be read", got=str(error), cure="pull or copy the model again"
-        ) from None
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(
-            f"{file} names no model_type", cure="use a folder in MLX or Hugging Face layout"
-        )
-    from converters.phi_layout import native_config
-
-    return native_config(config)
-
-
-def load_tokenizer(path: Path) -> Any:
-    """The Hugging Face tokenizer of a model folder.
-
-    Raises:
-        ModelError: its files are missing or damaged.
-    """
-    # transformers warns that PyTorch is missing; here that is no shortcoming.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import AutoTokenizer
-
-    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
-        raise ModelError(
-            f"{path} has no tokenizer",
-            expected="tokenizer.json or tokenizer.model",
-            cure="pull or import the model again",
-        )
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except Exception as error:
-        raise ModelError(
-            f"the tokenizer in {path} cannot be loaded",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            cure="pull or import the model again",
-        ) from error
-
-
 def quantize(model: nn.Module, bits: int) -> None:
     """Quantize the linear layers of ``model`` in place (affine, group size 32).
 
@@ -203,8 +150,7 @@ def open_lazily(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         module = importlib.import_module(f"ecellm_mlx.models.{family.classes}")
         special["get_model_classes"] = module.classes
     try:
-        settings = for_mlx_lm(config)
-        return load_model(path, lazy=True, model_config=settings, **special)
+        return load_model(path, lazy=True, model_config=for_mlx_lm(config), **special)
     except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
         raise ModelError(
             f"the model in {path} cannot be loaded",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import registry
+from ecellm_mlx.models.config import read_config
 
 from converters import architectures
 from converters.architectures import Architecture
@@ -104,7 +103,7 @@ def of(model: str) -> ModelShape:
 def _from_config(path: Path) -> ModelShape:
     file = path / "config.json"
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config = read_config(path)
         family = architectures.get(config["model_type"])
         if family is None:
             raise ModelError(
@@ -127,7 +126,7 @@ def _from_config(path: Path) -> ModelShape:
             tied_head=bool(config.get("tie_word_embeddings", family.tied)),
             bits=int(quantization.get("bits") or (32 if stored == "float32" else 16)),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{file} does not say the model's shape",
             got=f"{type(error).__name__}: {error}",

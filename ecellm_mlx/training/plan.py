@@ -16,6 +16,8 @@ from ecellm_mlx.device import runtime
 from ecellm_mlx.device.traits import Traits
 from ecellm_mlx.errors import JobError, ModelError
 from ecellm_mlx.models import registry, shape
+from ecellm_mlx.models.config import read_config
+from ecellm_mlx.models.tokenizer import load_tokenizer
 from ecellm_mlx.training import memory
 from ecellm_mlx.training.memory import Prediction, Workload
 from ecellm_mlx.training.recipe import Recipe
@@ -182,9 +184,7 @@ def row_lengths(model: str, data: Path | None) -> tuple[list[tuple[int, int]], s
     except ModelError:
         path = None
     if path is not None:
-        from ecellm_mlx.models import loading
-
-        config, tokenizer = loading.read_config(path), loading.load_tokenizer(path)
+        config, tokenizer = read_config(path), load_tokenizer(path)
         template = getattr(tokenizer, "chat_template", None)
         frame = prompts.frame_for(
             str(config["model_type"]), template if isinstance(template, str) else None

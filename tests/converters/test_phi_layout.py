@@ -13,7 +13,7 @@ import torch
 
 from ecellm_mlx.device.backend import mx
 from ecellm_mlx.export import peft
-from ecellm_mlx.models import loading
+from ecellm_mlx.models.config import read_config
 
 from converters import phi_layout
 from converters.adapter import LoraModule
@@ -54,7 +54,7 @@ def test_a_base_in_the_old_layout_computes_what_its_code_does(
     with torch.no_grad():
         expected = model(torch.tensor(TOKENS)).logits.numpy()
     assert np.abs(mlx_logits(base) - expected).max() < 1e-4
-    config = loading.read_config(base)
+    config = read_config(base)
     assert config["model_type"] == "phi"
     assert config["num_hidden_layers"] == 2
     assert int(config["partial_rotary_factor"] * 8) == 6
@@ -135,7 +135,7 @@ def test_a_native_adapter_becomes_an_old_one_and_comes_back(
         phi_layout.native_weights(weights, [32, 32, 32]),
         metadata={"format": "pt"},
     )
-    config = {k: v for k, v in loading.read_config(base).items() if k != "auto_map"}
+    config = {k: v for k, v in read_config(base).items() if k != "auto_map"}
     (native / "config.json").write_text(json.dumps(config))
     theirs = peft_adapter(
         torch_model(native), tmp_path / "p", target_modules=targets,

@@ -15,7 +15,7 @@ from ecellm_mlx.data import rows, token_view
 from ecellm_mlx.data.encoding import encode_row
 from ecellm_mlx.data.prompts import Frame, prompt
 from ecellm_mlx.errors import ModelError
-from ecellm_mlx.models import loading
+from ecellm_mlx.models.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_counts_are_those_of_training(
     smollm2: Path, chosen: list[rows.Row], cutoff: int
 ) -> None:
     own = token_view.FileTokenizer(smollm2)
-    theirs = loading.load_tokenizer(smollm2)
+    theirs = load_tokenizer(smollm2)
     assert own.eos_token_id == theirs.eos_token_id
     for row in chosen:
         seen = token_view.view(row, own, Frame.ALPACA, cutoff)

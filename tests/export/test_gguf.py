@@ -19,6 +19,7 @@ from ecellm_mlx.device.backend import mx
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.export import gguf, write
 from ecellm_mlx.models import loading, lora
+from ecellm_mlx.models.tokenizer import load_tokenizer
 from tests.cases import proof
 from tests.converters.peft_reference import make_base
 
@@ -183,7 +184,7 @@ def test_q8_0_is_within_half_a_step_and_imports_exactly(tiny: Path, tmp_path: Pa
     assert (error <= blocks / 127 * 0.5 + blocks * 2.0**-11).all()
     imported = loading.load(import_gguf(file, tmp_path / "back"))
     assert np.abs(np.array(imported.model(mx.array(TOKENS))) - logits(tiny)).max() < 1
-    assert imported.tokenizer.encode(TEXT) == loading.load_tokenizer(tiny).encode(TEXT)
+    assert imported.tokenizer.encode(TEXT) == load_tokenizer(tiny).encode(TEXT)
 
 
 @pytest.fixture

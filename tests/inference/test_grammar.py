@@ -16,7 +16,7 @@ from llguidance.hf import from_tokenizer
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.inference.grammar import Grammar
-from ecellm_mlx.models import loading
+from ecellm_mlx.models.tokenizer import load_tokenizer
 from ecellm_mlx.tasks.attribute_lists import attribute_list_grammar
 from ecellm_mlx.tasks.extraction import Extraction
 from ecellm_mlx.tasks.values import Values
@@ -26,12 +26,12 @@ VOCAB = 49152
 
 @pytest.fixture(scope="module")
 def tokenizer(smollm2: Path) -> Any:
-    return loading.load_tokenizer(smollm2)
+    return load_tokenizer(smollm2)
 
 
 @pytest.fixture(scope="module")
 def grammar(smollm2: Path) -> Grammar:
-    return Grammar(loading.load_tokenizer(smollm2), VOCAB)
+    return Grammar(load_tokenizer(smollm2), VOCAB)
 
 
 @settings(

@@ -13,12 +13,13 @@ from ecellm_mlx.data import rows
 from ecellm_mlx.inference.answers import Answerer
 from ecellm_mlx.inference.grammar import Grammar
 from ecellm_mlx.models import loading
+from ecellm_mlx.models.tokenizer import load_tokenizer
 
 VOCAB = 49152
 
 
 def test_choices_multiply_and_forced_tokens_are_certain(smollm2: Path) -> None:
-    tokenizer = loading.load_tokenizer(smollm2)
+    tokenizer = load_tokenizer(smollm2)
     grammar = Grammar(tokenizer, VOCAB)
     # After the first letter the rest is forced, so one choice between two is made.
     matcher = grammar.matcher('start: "xylophone" | "queue"')

@@ -15,7 +15,7 @@ from ecellm_mlx.device.backend import mx, nn, tree_flatten
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.inference.requests import context_length
 from ecellm_mlx.models import body, loading, lora, shape
-from ecellm_mlx.models.settings import for_mlx_lm
+from ecellm_mlx.models.config import for_mlx_lm
 from ecellm_mlx.training.loss import check_trainable
 
 from converters.architectures import ARCHITECTURES

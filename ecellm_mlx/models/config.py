@@ -1,17 +1,47 @@
-"""A model's configuration at the places where mlx-lm looks for it.
+"""``config.json`` of a model folder, and what mlx-lm must find in it.
 
-transformers 5 saves rotary settings and sliding windows under new keys. mlx-lm reads the
-older ones, and would fall back to its defaults without a word. Pure data.
+transformers 5 saves rotary settings and sliding windows under new keys, and Microsoft's
+own code for Phi has other keys throughout. mlx-lm reads the older and native ones, and
+would fall back to its defaults without a word. Loads no mlx.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ecellm_mlx.errors import ModelError
+
 from converters import architectures
+from converters.phi_config import native_config
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder, with Phi's old keys translated.
+
+    Raises:
+        ModelError: it is missing, damaged, or has no ``model_type``.
+    """
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path} is not a model folder: it has no config.json", cure="check --model"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{file} cannot be read", got=str(error), cure="pull or copy the model again"
+        ) from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(
+            f"{file} names no model_type", cure="use a folder in MLX or Hugging Face layout"
+        )
+    return native_config(config)
 
 
 def for_mlx_lm(config: Mapping[str, Any]) -> dict[str, Any]:
