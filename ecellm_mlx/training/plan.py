@@ -22,6 +22,8 @@ from ecellm_mlx.training import memory
 from ecellm_mlx.training.memory import Prediction, Workload
 from ecellm_mlx.training.recipe import Recipe
 
+from converters import architectures
+
 MAC_SIZES_GB = (8, 16, 24, 32, 64)
 # A hundred rows as long as ECInstruct's, (tokens, supervised tokens), and how many
 # training rows the paper used.
@@ -100,9 +102,11 @@ def plan_training(
             products when not given.
 
     Raises:
-        ModelError, DataError: the model or the rows cannot be read.
+        ModelError, DataError: the model or the rows cannot be read, or the architecture
+            cannot be trained.
     """
     base = shape.of(model)
+    _check_trained(base)
     lengths, source = row_lengths(model, data)
     traits = device.expected()
     work = memory.workload(lengths, recipe)
@@ -219,6 +223,7 @@ def refuse_what_cannot_fit(model: str, recipe: Recipe, rows: Iterable[Any]) -> N
         rows: the training rows.
 
     Raises:
+        ModelError: the architecture cannot be trained.
         JobError: with the prediction, the limit and what would fit.
     """
     try:
@@ -226,6 +231,7 @@ def refuse_what_cannot_fit(model: str, recipe: Recipe, rows: Iterable[Any]) -> N
     except ModelError:
         # An architecture of another kind: what is not known is not predicted.
         return
+    _check_trained(base)
     traits = device.expected()
     lengths, limit = estimated_lengths(rows), runtime.memory_limit_gb()
     prediction = memory.predict(base, recipe, memory.workload(lengths, recipe), traits)
@@ -238,4 +244,13 @@ def refuse_what_cannot_fit(model: str, recipe: Recipe, rows: Iterable[Any]) -> N
             cure=f"try {way_out}, or start it anyway with --force"
             if way_out.startswith("--set")
             else f"{way_out}, or start it anyway with --force",
+        )
+
+
+def _check_trained(base: shape.ModelShape) -> None:
+    if not base.family.trained:
+        raise ModelError(
+            f"the architecture {base.family.title} cannot be trained yet: its logits are not "
+            "what its output head makes of hidden states",
+            cure=f"use a {architectures.supported()} model",
         )

@@ -17,6 +17,8 @@ from ecellm_mlx.inference.requests import context_length
 from ecellm_mlx.models import body, loading, lora, shape
 from ecellm_mlx.models.config import for_mlx_lm
 from ecellm_mlx.training.loss import check_trainable
+from ecellm_mlx.training.plan import plan_training, refuse_what_cannot_fit
+from ecellm_mlx.training.recipe import Recipe
 
 from converters.architectures import ARCHITECTURES
 
@@ -132,6 +134,14 @@ def test_every_tensor_of_an_exported_family_has_the_name_that_it_has_there(
     expected = {n: tuple(p.shape) for n, p in reference.named_parameters()}
     model = build(written(settings, tmp_path))
     assert {n: w.shape for n, w in tree_flatten(model.parameters())} == expected
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    written(theirs("gemma2"), tmp_path)
+    with pytest.raises(ModelError, match="Gemma 2 cannot be trained yet"):
+        plan_training(str(tmp_path), Recipe(), None, tokens_per_second=1.0)
+    with pytest.raises(ModelError, match="Gemma 2 cannot be trained yet"):
+        refuse_what_cannot_fit(str(tmp_path), Recipe(), [])
 
 
 def test_published_shapes_are_counted_right(tmp_path: Path) -> None:
