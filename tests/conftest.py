@@ -56,6 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--unit"):
         # As on a machine without it: to import it is an error.
         sys.modules.update(dict.fromkeys(WITHOUT_MLX))
+    else:
+        # Before a test module imports mlx by itself: a fast BLAS must come first.
+        import ecellm_mlx.device.backend  # noqa: F401
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
