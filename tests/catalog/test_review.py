@@ -33,7 +33,7 @@ def run(tmp_path: Path, tiny: Path) -> RunDirectory:
         mapping=["review=text"],
         review_below=1.0,
     )
-    assert jobs.start(made).wait(timeout=180) == 0
+    assert jobs.execute(made) == 0
     return made
 
 
@@ -75,7 +75,7 @@ def test_decisions_are_taken_over(run: RunDirectory, tmp_path: Path, ecellm: Any
         mapping=["review=text"],
         resume=True,
     )
-    assert jobs.start(later).wait(timeout=180) == 0
+    assert jobs.execute(later) == 0
     assert answers(tmp_path / "out.csv")[1] == right
 
 

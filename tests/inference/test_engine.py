@@ -17,6 +17,7 @@ from ecellm_mlx.inference import engine, sampling
 from ecellm_mlx.inference.decoding import Decoder, Rule
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt, common_prefix
 from ecellm_mlx.models import loading
+from tests.cases import proof
 
 RNG = np.random.default_rng(0)
 PREAMBLE = tuple(RNG.integers(20, 4000, 30).tolist())
@@ -47,7 +48,7 @@ def prompts() -> list[Prompt]:
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "phi", "qwen3", "gemma3_text"])
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("batch_size", [proof(1), 3, proof(16)])
 @pytest.mark.usefixtures("reading")
 def test_logits_and_answers_equal_the_plain_model(
     name: str, batch_size: int, tiny_models: dict[str, Path]

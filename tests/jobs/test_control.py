@@ -108,6 +108,7 @@ def _try_to_own(path: str, barrier: Any, won: Any) -> None:
         won.put(None)
 
 
+@pytest.mark.proof
 def test_terminated_job_stops_cleanly(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     settings = ["epochs=500", "batch_size=4", "eval_every=1000", "save_every=1000"]
     run = create_run(str(tiny), str(dataset), None, settings, tmp_path / "run")

@@ -94,6 +94,7 @@ async def test_an_adapter_goes_to_peft_and_back_and_is_proven(
         )
 
 
+@pytest.mark.proof
 async def test_an_adapter_is_fused_and_exported(
     trained: Path, home: Path, tmp_path: Path, tiny: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Select
 
@@ -45,6 +46,7 @@ async def open_catalog(
     return screen
 
 
+@pytest.mark.proof
 async def test_a_table_is_mapped_previewed_run_and_reviewed(
     tiny: Path, home: Path, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def full(*arguments: Any, **options: Any) -> Any:
     raise OSError(errno.ENOSPC, FULL)
 
 
+@pytest.mark.proof
 async def test_every_place_says_that_the_disk_is_full(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

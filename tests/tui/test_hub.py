@@ -92,6 +92,7 @@ async def test_a_pull_shows_how_far_it_is_and_goes_on_after_a_break(
         assert hub.asked(WEIGHTS)[-1].range, "it began anew"
 
 
+@pytest.mark.proof
 async def test_an_adapter_is_pushed_after_a_dry_run(
     hub: FakeHub, home: Path, trained: Path
 ) -> None:

@@ -47,6 +47,7 @@ async def test_the_paper_s_models_are_offered_with_their_command(home: Path) -> 
         assert app.screen is screen
 
 
+@pytest.mark.proof
 async def test_the_small_model_is_installed_by_the_real_command(home: Path) -> None:
     app = EcellmApp()
     async with app.run_test(size=WIDE) as pilot:
