@@ -152,7 +152,8 @@ def _confirmed(table: Table, found: Guess, task: Task | None, yes: bool) -> list
     options = " ".join(f'--map "{item}"' for item in found.options())
     lacking = ", ".join(found.missing)
     if lacking:
-        cure = f'map them yourself: {options} --map "{found.missing[0]}=COLUMN"'
+        first = found.missing[0].partition(" or ")[0]  # of several, either will do
+        cure = f'map them yourself: {options} --map "{first}=COLUMN"'
         if found.missing == (TARGETS,):
             cure = "name the attributes with --attributes"
         raise UsageError(

@@ -107,13 +107,13 @@ class Task:
         return TARGETS in self.fields
 
     def lacking(self, *given: Container[str]) -> list[str]:
-        """The fields that must be given and are in none of ``given``.
+        """The fields that must be given and are in none of ``given``, for a message.
 
-        Of ``either``, its first stands for all.
+        ``either`` is one entry, such as ``query or history``.
         """
         lacks = [name for name in self.required if not any(name in part for part in given)]
         if self.either and not any(name in part for name in self.either for part in given):
-            lacks.append(self.either[0])
+            lacks.append(" or ".join(self.either))
         return lacks
 
 

@@ -75,4 +75,4 @@ def test_a_query_or_a_purchase_must_be_given(refused: Any, tmp_path: Path) -> No
         "data", "import", shop(tmp_path / "shop.csv"), "--task", "EG",
         *maps("product=title", "output=why"), status=2,
     )  # fmt: skip
-    assert "'query' is not mapped" in said
+    assert "'query or history' is not mapped" in said

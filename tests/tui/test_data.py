@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input
 
 from ecellm_mlx import sample
-from tui import places
+from ecellm_mlx.tasks.registry import TASKS, Task
+from tui import places, task_form
 from tui.app import EcellmApp
 from tui.dialog import CommandDialog
 from tui.screens.data import DataScreen
-from tui.screens.import_rows import ImportDialog
+from tui.screens.import_rows import ImportDialog, wanted
 from tui.screens.train import TrainScreen
 from tui.widgets.choice import Choice
 from tui.widgets.command_line import CommandLine
@@ -106,6 +108,14 @@ async def test_a_category_is_held_out_by_a_command(dataset: Path) -> None:
             == f"ecellm data split {path} --holdout-category Toys --by category --out out"
         )
         await pilot.press("escape")
+
+
+@pytest.mark.parametrize("task", list(TASKS.values()), ids=lambda task: task.short)
+def test_every_task_can_be_imported_and_asked_by_a_form(task: Task) -> None:
+    columns = dict(wanted(task.short))
+    assert set(columns) >= {*task.asked, "output", "category", "id"}
+    assert all(columns[name] for name in task.required)
+    assert [name for name, _ in task_form.fields(task)] == list(task.asked)
 
 
 async def test_the_import_asks_for_the_columns_of_a_table(tmp_path: Path, home: Path) -> None:
