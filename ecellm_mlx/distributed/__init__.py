@@ -8,3 +8,5 @@ or tables, which the rooms that use it hand in.
     followers  a training run: what the ranks behind the first do
     shards     a catalog: chunks shared among the ranks
 """
+
+from __future__ import annotations

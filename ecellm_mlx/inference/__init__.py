@@ -4,18 +4,18 @@ Knows prompts, tokens and probabilities; how they are computed is the device's, 
 asked and what an answer means is the task's. ``answers`` and ``requests`` know rows; what
 stands below them deals in token ids.
 
-    answers   rows of any task answered, or streamed, under one or several decodings
-    requests  a row as prompt tokens, its options, and room for the answer
-    choices   probabilities of a closed set of answers
-    rankings  the order that a model would write
-    grammar   lists that are valid JSON, and their probability
-    sampling  a token from logits: greedily, or by temperature and top-p
+    answers   rows of any task, answered under one or several decodings
+    requests  rows as an engine takes them
+    engine    forward passes over prompts that share a prefix
+    decoding  rows decoded side by side, each by its own rule
+    choices   closed answers scored as options
+    rankings  items ranked by the orders that a model would write
+    grammar   structured answers that are always valid
+    sampling  a token from logits
     stops     texts before which a free answer ends
-    chat      a prompt in the words of the model's own chat template
-    decoding  rows under way, each by a rule of its own
-    engine    batched forward passes over prompts that share a prefix
-    session   a model that stays loaded, for faces that load no mlx
-    server    an OpenAI-compatible server: mlx-lm's, with our loading
+    chat      a prompt in the model's chat template
+    session   a model that stays loaded and answers requests
+    server    an OpenAI-compatible server
 """
 
 from __future__ import annotations

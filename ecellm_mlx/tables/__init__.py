@@ -4,7 +4,26 @@
     table.facts()                       # what was detected, for a person
     for row in table.rows(): ...        # TableRow or BadRow, streaming
 
-Every format streams: memory does not grow with the number of rows.
+Every format streams: memory does not grow with the number of rows. Knows bytes and cells;
+which column is which field is guessed here, what is done with it is not known.
+
+    text       a cell as a person reads it
+    base       what every format offers
+    endings    what the ending of a name says
+    header     which of the first rows is the header
+    delimited  CSV and TSV, as bytes
+    encoding   which encoding a text is in
+    lines      lines as bytes, in constant memory
+    jsonl      JSON Lines and JSON arrays
+    parquet    Parquet
+    xlsx       workbooks, written by adding cells to their XML
+    workbook   cells of a workbook, in constant memory
+    sheet_xml  cells added to a sheet's XML while it is copied
+    spill      texts on disk, by index
+    feed       product feeds: RSS and Atom
+    plain      a new table in any format
+    guess      which column is which field
+    mapping    from columns to the fields of a task
 """
 
 from __future__ import annotations

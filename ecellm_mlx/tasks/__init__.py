@@ -1,14 +1,20 @@
-"""The tasks: what is asked, and what an answer looks like. Knows no rows, tables or models.
+"""The tasks as data, and one file for each kind of answer.
 
-registry         every task as one entry: names, fields, kind of answer, metric, instruction
-kind             what is asked of a kind of answer: options or grammar, parsing, scoring,
-                 counting, import
-yes_no, choice, ranking, extraction, text
-                 the kinds, each with all that depends on it
-fields, inputs   fields that tasks share, and how inputs are written and read back
-values, attribute_lists
-                 what extracted values may be, and the grammar that says so
-tally            metrics as formulas of sums over rows (needs numpy, loaded when scoring)
+Says what is asked, what an answer may be, how it is read, counted and scored. Knows no rows,
+tables or models. Everything else asks a task and branches on none.
+
+    registry         every task as one entry: names, fields, kind of answer, metric, instruction
+    kind             what is asked of a kind of answer
+    yes_no           yes or no
+    choice           one of several options
+    ranking          an order of items
+    extraction       attributes and their values
+    text             free text
+    fields           fields that tasks share
+    inputs           how inputs are written and read back
+    values           what extracted values may be
+    attribute_lists  the grammar of extracted values
+    tally            metrics as formulas of sums over rows; loads numpy when it scores
 """
 
 from __future__ import annotations
