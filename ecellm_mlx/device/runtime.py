@@ -95,8 +95,10 @@ def cuda_package() -> str | None:
 
 def host_threads() -> int:
     """Threads for work on the host: the cores, or fewer where products may use fewer."""
-    counted = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if counted else os.cpu_count()
+    cores = os.cpu_count()
+    if sys.platform == "linux":
+        # A process may be given fewer cores than there are.
+        cores = len(os.sched_getaffinity(0))
     limits = (os.environ.get(name, "") for name in THREAD_LIMITS)
     return min(
         [cores or 1, *(int(limit) for limit in limits if limit.isdigit() and int(limit))]
