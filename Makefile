@@ -41,7 +41,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy --platform darwin
+	$(VENV)/bin/mypy --platform darwin --cache-dir .mypy_cache/darwin
 
 boundaries: $(VENV)/.dev
 	$(VENV)/bin/lint-imports
