@@ -83,11 +83,14 @@ def recipe_of(base: str, kind: str, init: str) -> Recipe:
 
 
 def train(folder: Path, loaded: loading.LoadedModel, recipe: Recipe) -> Trained:
-    """Three steps of AdamW on one row; large ones, so that every tensor moves."""
+    """Three steps of AdamW on one row: large ones, so that every tensor moves.
+
+    Not so large that a model is made which float32 can no longer compute to 1e-4.
+    """
     model = loaded.model
     spec = adapter.spec_for(model, recipe)
     lora.attach(model, spec, seed=recipe.seed, init=recipe.init)
-    optimizer = optim.AdamW(learning_rate=0.05)
+    optimizer = optim.AdamW(learning_rate=0.01)
 
     def loss(tokens: mx.array) -> mx.array:
         return nn.losses.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:]).mean()
