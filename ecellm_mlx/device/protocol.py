@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,6 @@ class Masks(Protocol):
         """
 
 
-@runtime_checkable
 class KeyedMask(Protocol):
     """A dropout layer whose mask can be read: ``device.cpu`` applies it by itself."""
 
