@@ -25,6 +25,7 @@ from typing import Any
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
+from ecellm_mlx.tasks.kind import Predictions
 from ecellm_mlx.tasks.registry import TASKS, Task, find
 from ecellm_mlx.tasks.tally import Tally, TextScorer
 
@@ -57,29 +58,21 @@ def score(
     if len(predictions) != len(rows):
         raise ValueError(f"{len(predictions)} predictions for {len(rows)} rows")
     kind, values = task.kind, {}
+    predicted = Predictions(predictions, rows, text_scorer)
     for mode in MODES:
-        counted = tally(task, predictions, rows, mode, text_scorer)
+        counted = tally(task, predicted, mode)
         values[mode] = dict.fromkeys(kind.metrics) | (counted.metrics() if counted else {})
-    invalid = sum(kind.invalid(text, row) for text, row in zip(predictions, rows, strict=True))
+    invalid = sum(kind.invalid(text, row) for text, row in predicted.pairs)
     result: dict[str, Any] = {**values, "n": len(rows), "invalid": invalid}
     if any(None in metrics.values() for metrics in values.values()):
-        why = kind.not_computed(rows, text_scorer) or "none of the answers is valid"
+        why = kind.not_computed(predicted) or "none of the answers is valid"
         result["not_computed"] = why if rows else "there are no rows"
     return result
 
 
-def tally(
-    task: Task,
-    predictions: Sequence[str],
-    rows: Sequence[Row],
-    mode: str,
-    text_scorer: TextScorer | None = None,
-) -> Tally | None:
+def tally(task: Task, predicted: Predictions, mode: str) -> Tally | None:
     """Counts of answers, ``official`` or ``strict``; None if there is nothing to compute."""
-    if not rows:
-        return None
-    strict = mode == "strict"
-    return task.kind.tally(predictions, rows, strict=strict, text_scorer=text_scorer)
+    return task.kind.tally(predicted, strict=mode == "strict") if predicted.examples else None
 
 
 def score_by_task(

@@ -15,6 +15,7 @@ import numpy as np
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.evaluation.metrics import MODES, tally
+from ecellm_mlx.tasks.kind import Predictions
 from ecellm_mlx.tasks.registry import Task
 from ecellm_mlx.tasks.tally import Floats, Tally, TextScorer
 
@@ -39,8 +40,9 @@ def intervals(
     A metric that cannot be computed, or that many draws leave undefined, has none.
     """
     result: dict[str, dict[str, list[float]]] = {}
+    predicted = Predictions(predictions, rows, text_scorer)
     for mode in MODES:
-        counted = tally(task, predictions, rows, mode, text_scorer)
+        counted = tally(task, predicted, mode)
         result[mode] = {}
         if counted is None:
             continue
@@ -72,7 +74,10 @@ def compare(
     result: dict[str, Any] = {"n": len(rows), "metric": task.metric}
     least = least_p(sum(a != b for a, b in zip(first, second, strict=True)))
     for mode in MODES:
-        pair = [tally(task, answers, rows, mode, text_scorer) for answers in (first, second)]
+        pair = [
+            tally(task, Predictions(answers, rows, text_scorer), mode)
+            for answers in (first, second)
+        ]
         tallies = [one for one in pair if one is not None]
         result[mode] = (
             _paired(tallies, task.metric, len(rows), draws, seed, least)

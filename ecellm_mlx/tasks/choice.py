@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,13 +11,14 @@ from ecellm_mlx.tasks.kind import (
     Constraint,
     Example,
     Kind,
+    Predictions,
     confusion,
     quote,
     some,
 )
 
 if TYPE_CHECKING:
-    from ecellm_mlx.tasks.tally import Tally, TextScorer
+    from ecellm_mlx.tasks.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,11 @@ class Choice(Kind):
         """The letter of the output."""
         return example.output[0]
 
-    def tally(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        *,
-        strict: bool,
-        text_scorer: TextScorer | None = None,
-    ) -> Tally:
+    def tally(self, predictions: Predictions, *, strict: bool) -> Tally:
         """(n, C · (C + 1)): a confusion matrix a row; the last answer is an invalid one."""
         from ecellm_mlx.tasks.tally import Tally, macro_averages
 
-        del text_scorer
-        pairs = self._pairs(predictions, examples)
+        pairs = self._letters(predictions)
         counted = [pair for pair in pairs if strict or pair[1] is not None]
         classes = sorted({letter for pair in counted for letter in pair if letter})
         place = {letter: n for n, letter in enumerate([*classes, None])}
@@ -110,24 +102,15 @@ class Choice(Kind):
             counts.append(row)
         return Tally.of(counts, macro_averages(len(classes)))
 
-    def _pairs(
-        self, predictions: Sequence[str], examples: Sequence[Example]
-    ) -> list[tuple[str, str | None]]:
+    def _letters(self, predictions: Predictions) -> list[tuple[str, str | None]]:
         """The expected letter and the answered one."""
         return [
-            (self.expected(example), self.parse(text))
-            for text, example in zip(predictions, examples, strict=True)
+            (self.expected(example), self.parse(text)) for text, example in predictions.pairs
         ]
 
-    def details(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> dict[str, Any]:
+    def details(self, predictions: Predictions) -> dict[str, Any]:
         """The confusion matrix."""
-        del text_scorer
-        pairs = self._pairs(predictions, examples)
+        pairs = self._letters(predictions)
         classes = sorted({letter for pair in pairs for letter in pair if letter})
         labels, answers = [label for label, _ in pairs], [answer for _, answer in pairs]
         return {"confusion": confusion(classes, labels, answers)}
@@ -160,32 +143,19 @@ class Recommendation(Choice):
         """The letter that the answer is."""
         return self._letter(text.strip())
 
-    def tally(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        *,
-        strict: bool,
-        text_scorer: TextScorer | None = None,
-    ) -> Tally:
+    def tally(self, predictions: Predictions, *, strict: bool) -> Tally:
         """(n, 2): hit, and whether the row counts."""
         from ecellm_mlx.tasks.tally import Tally, means
 
-        del text_scorer
         return Tally.of(
             [
                 [float(answer == label), float(strict or answer is not None)]
-                for label, answer in self._pairs(predictions, examples)
+                for label, answer in self._letters(predictions)
             ],
             means(*self.metrics),
         )
 
-    def details(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> dict[str, Any]:
+    def details(self, predictions: Predictions) -> dict[str, Any]:
         """None: there are no classes to confuse."""
-        del predictions, examples, text_scorer
+        del predictions
         return {}

@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.tasks.attribute_lists import NONE, attribute_list_grammar
 from ecellm_mlx.tasks.fields import ATTRIBUTE, OUTPUT, TARGETS, attribute_names
-from ecellm_mlx.tasks.kind import AnswerCells, Constraint, Example, Kind, input_object, quote
+from ecellm_mlx.tasks.kind import (
+    AnswerCells,
+    Constraint,
+    Example,
+    Kind,
+    Predictions,
+    input_object,
+    quote,
+)
 from ecellm_mlx.tasks.values import Values
 
 if TYPE_CHECKING:
-    from ecellm_mlx.tasks.tally import Tally, TextScorer
+    from ecellm_mlx.tasks.tally import Tally
 
 PARTS = ("attribute", "value", "source")
 
@@ -126,59 +134,32 @@ class Extraction(Kind):
             invalid=answer is None,
         )
 
-    def _all_matches(
-        self, predictions: Sequence[str], examples: Sequence[Example]
-    ) -> list[Matches]:
-        return [
-            self.matches(text, example)
-            for text, example in zip(predictions, examples, strict=True)
-        ]
+    def _all_matches(self, predictions: Predictions) -> list[Matches]:
+        return [self.matches(text, example) for text, example in predictions.pairs]
 
-    def tally(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        *,
-        strict: bool,
-        text_scorer: TextScorer | None = None,
-    ) -> Tally:
+    def tally(self, predictions: Predictions, *, strict: bool) -> Tally:
         """(n, 3): hits, labels, answered items."""
         from ecellm_mlx.tasks.tally import Tally, extraction_rates
 
-        del text_scorer
         return Tally.of(
-            [m.counts(strict=strict) for m in self._all_matches(predictions, examples)],
+            [m.counts(strict=strict) for m in self._all_matches(predictions)],
             extraction_rates,
         )
 
-    def not_computed(
-        self, examples: Sequence[Example], text_scorer: TextScorer | None = None
-    ) -> str:
+    def not_computed(self, predictions: Predictions) -> str:
         """No label at all."""
-        del text_scorer
-        labelled = any(self.matches("[]", example).labels for example in examples)
-        return "" if labelled or not examples else "no row has a label that can be read"
+        labelled = any(match.labels for match in self._all_matches(predictions))
+        return "" if labelled else "no row has a label that can be read"
 
-    def qualities(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> list[float]:
+    def qualities(self, predictions: Predictions) -> list[float]:
         """Strict F1 of each row; an unreadable answer is below every readable one."""
-        del text_scorer
         return [
             -1.0 if m.invalid else 2 * len(m.strict) / total if total else 1.0
-            for m in self._all_matches(predictions, examples)
+            for m in self._all_matches(predictions)
             for total in [len(m.labels) + len(m.items)]
         ]
 
-    def details(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> dict[str, Any]:
+    def details(self, predictions: Predictions) -> dict[str, Any]:
         """Metrics of each attribute that a label names, the most frequent first.
 
         Under ``attributes``, by attribute: ``n`` (labels), ``predicted`` (items),
@@ -186,14 +167,13 @@ class Extraction(Kind):
         """
         from ecellm_mlx.tasks.tally import Tally, extraction_rates
 
-        del text_scorer
         labels: dict[str, int] = defaultdict(int)
         items: dict[str, int] = defaultdict(int)
         hits: dict[str, dict[str, int]] = {
             "official": defaultdict(int),
             "strict": defaultdict(int),
         }
-        for m in self._all_matches(predictions, examples):
+        for m in self._all_matches(predictions):
             for label in m.labels:
                 labels[str(label["attribute"])] += 1
             for item in m.items:
@@ -234,7 +214,7 @@ class Extraction(Kind):
 
 @dataclass(frozen=True)
 class Matches:
-    """One answer: what was asked for, what was answered, what fits.
+    """One answer: what was asked for, what was predictions, what fits.
 
     Attributes:
         labels: the expected items.

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ecellm_mlx.errors import DataError
@@ -24,6 +25,9 @@ from ecellm_mlx.tasks.fields import OUTPUT
 from ecellm_mlx.tasks.values import Values
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ecellm_mlx.tasks.tally import Tally, TextScorer
 
 INVALID = "invalid"
@@ -85,6 +89,34 @@ class AnswerCells:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Answers as text, one for each example.
+
+    Attributes:
+        texts: the answers.
+        examples: what was asked.
+        text_scorer: BERTScore, for free text; None where it is not at hand.
+    """
+
+    texts: Sequence[str]
+    examples: Sequence[Example]
+    text_scorer: TextScorer | None = None
+
+    @property
+    def pairs(self) -> list[tuple[str, Example]]:
+        """Each answer with its example."""
+        return list(zip(self.texts, self.examples, strict=True))
+
+    @cached_property
+    def text_scores(self) -> NDArray[np.float64] | None:
+        """Precision, recall and F1 of each answer, (n, 3); None without a scorer."""
+        if self.text_scorer is None:
+            return None
+        expected = [example.output for example in self.examples]
+        return self.text_scorer(list(self.texts), expected)
+
+
 class Kind(ABC):
     """A kind of answer; see the module.
 
@@ -127,7 +159,7 @@ class Kind(ABC):
         """The fields of an input as this kind's inputs hold them."""
         return dict(values)
 
-    # What may be answered.
+    # What may be predictions.
 
     def options(self, example: Example) -> list[str]:
         """The closed set that an answer is made of, as written; empty for other kinds.
@@ -173,56 +205,34 @@ class Kind(ABC):
         return int(self.parse(text) is None)
 
     @abstractmethod
-    def tally(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        *,
-        strict: bool,
-        text_scorer: TextScorer | None = None,
-    ) -> Tally | None:
-        """Counts of answers to examples, of which there are some; None without a metric.
+    def tally(self, predictions: Predictions, *, strict: bool) -> Tally | None:
+        """Counts of answers, of which there are some; None where no metric is.
 
         Args:
-            predictions: answers as text, one for each example.
-            examples: what was asked.
-            strict: count an invalid answer as wrong; otherwise as published.
-            text_scorer: BERTScore, for free text.
+            predictions: the answers.
+            strict: count an invalid one as wrong; otherwise as published.
         """
 
-    def not_computed(
-        self, examples: Sequence[Example], text_scorer: TextScorer | None = None
-    ) -> str:
+    def not_computed(self, predictions: Predictions) -> str:
         """Why a metric of these examples is None, whatever was answered; empty if it isn't."""
-        del examples, text_scorer
+        del predictions
         return ""
 
     def expected(self, example: Example) -> Any:
         """What ``parse`` makes of a right answer."""
         return self.parse(example.output)
 
-    def qualities(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> list[float]:
+    def qualities(self, predictions: Predictions) -> list[float]:
         """How good each answer is: 1 is perfect, less than 0 invalid."""
-        del text_scorer
-        answers = [self.parse(text) for text in predictions]
+        answers = [(self.parse(text), example) for text, example in predictions.pairs]
         return [
             -1.0 if answer is None else float(answer == self.expected(example))
-            for answer, example in zip(answers, examples, strict=True)
+            for answer, example in answers
         ]
 
-    def details(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> dict[str, Any]:
+    def details(self, predictions: Predictions) -> dict[str, Any]:
         """Breakdowns beside the metrics, as JSON values by name."""
-        del predictions, examples, text_scorer
+        del predictions
         return {}
 
     # How a table's answers become ours.

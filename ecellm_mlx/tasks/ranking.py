@@ -14,13 +14,14 @@ from ecellm_mlx.tasks.kind import (
     Constraint,
     Example,
     Kind,
+    Predictions,
     input_object,
     quote,
     some,
 )
 
 if TYPE_CHECKING:
-    from ecellm_mlx.tasks.tally import Tally, TextScorer
+    from ecellm_mlx.tasks.tally import Tally
 
 # Exact, substitute, complement, irrelevant, and what each is worth.
 GAINS = {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0}
@@ -99,49 +100,31 @@ class Ranking(Kind):
         """Parts that are no option."""
         return scores(text, example).invalid
 
-    def tally(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        *,
-        strict: bool,
-        text_scorer: TextScorer | None = None,
-    ) -> Tally | None:
+    def tally(self, predictions: Predictions, *, strict: bool) -> Tally | None:
         """(n, 2): NDCG, and one."""
         from ecellm_mlx.tasks.tally import Tally, means
 
-        del text_scorer
-        if any(example.labels is None for example in examples):
+        if any(example.labels is None for example in predictions.examples):
             return None
-        each = [
-            scores(text, example) for text, example in zip(predictions, examples, strict=True)
-        ]
+        each = [scores(text, example) for text, example in predictions.pairs]
         counts = [[one.strict if strict else one.official, 1.0] for one in each]
         return Tally.of(counts, means(*self.metrics))
 
-    def not_computed(
-        self, examples: Sequence[Example], text_scorer: TextScorer | None = None
-    ) -> str:
+    def not_computed(self, predictions: Predictions) -> str:
         """Examples without labels."""
-        del text_scorer
-        if not (unjudged := sum(example.labels is None for example in examples)):
+        labels = [example.labels for example in predictions.examples]
+        if not (unjudged := labels.count(None)):
             return ""
         return (
-            f"{unjudged} of {len(examples)} rows have no labels (E, S, C, I); `ecellm data "
-            "pull --labels label.json` takes those of the paper"
+            f"{unjudged} of {len(labels)} rows have no labels (E, S, C, I); `ecellm data pull "
+            "--labels label.json` takes those of the paper"
         )
 
-    def qualities(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> list[float]:
+    def qualities(self, predictions: Predictions) -> list[float]:
         """Strict NDCG; what cannot be judged passes as good."""
-        del text_scorer
         return [
             scores(text, example).strict if example.labels else 1.0
-            for text, example in zip(predictions, examples, strict=True)
+            for text, example in predictions.pairs
         ]
 
     def written(self, cells: AnswerCells, example: Example) -> str:

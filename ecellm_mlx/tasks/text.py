@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ecellm_mlx.tasks.kind import AnswerCells, Constraint, Example, Kind
+from ecellm_mlx.tasks.kind import AnswerCells, Constraint, Example, Kind, Predictions
 
 if TYPE_CHECKING:
-    from ecellm_mlx.tasks.tally import Tally, TextScorer
+    from ecellm_mlx.tasks.tally import Tally
 
 BERTSCORE = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
 NO_BERTSCORE = "BERTScore is not computed: it needs a model of its own, which --bertscore names"
@@ -28,56 +27,35 @@ class Text(Kind):
         """The stripped text."""
         return text.strip() or None
 
-    def tally(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        *,
-        strict: bool,
-        text_scorer: TextScorer | None = None,
-    ) -> Tally | None:
+    def tally(self, predictions: Predictions, *, strict: bool) -> Tally | None:
         """(n, 4): precision, recall, F1, and one."""
         from ecellm_mlx.tasks.tally import Tally, means
 
         del strict
-        if text_scorer is None:
+        if (scores := predictions.text_scores) is None:
             return None
-        scores = text_scorer(list(predictions), [example.output for example in examples])
         return Tally.of([[*row, 1.0] for row in scores.tolist()], means(*BERTSCORE))
 
-    def not_computed(
-        self, examples: Sequence[Example], text_scorer: TextScorer | None = None
-    ) -> str:
+    def not_computed(self, predictions: Predictions) -> str:
         """BLEURT never is."""
-        del examples
-        return f"{NO_BERTSCORE}; {NO_BLEURT}" if text_scorer is None else NO_BLEURT
+        return f"{NO_BERTSCORE}; {NO_BLEURT}" if predictions.text_scorer is None else NO_BLEURT
 
-    def qualities(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> list[float]:
+    def qualities(self, predictions: Predictions) -> list[float]:
         """BERTScore's F1, or else whether there is an answer."""
-        if text_scorer is None:
-            return [float(bool(text.strip())) for text in predictions]
-        scores = text_scorer(list(predictions), [example.output for example in examples])
+        if (scores := predictions.text_scores) is None:
+            return [float(bool(text.strip())) for text in predictions.texts]
         return [float(f1) for f1 in scores[:, 2]]
 
-    def details(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> dict[str, Any]:
+    def details(self, predictions: Predictions) -> dict[str, Any]:
         """BERTScore of each row by its id: precision, recall and F1."""
-        if text_scorer is None:
+        if (scores := predictions.text_scores) is None:
             return {}
-        scores = text_scorer(list(predictions), [example.output for example in examples])
         return {
             "bertscore": {
                 example.id: values
-                for example, values in zip(examples, scores.round(6).tolist(), strict=True)
+                for example, values in zip(
+                    predictions.examples, scores.round(6).tolist(), strict=True
+                )
             }
         }
 

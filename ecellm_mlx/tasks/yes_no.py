@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.tasks.kind import AnswerCells, Constraint, Example, Kind, confusion, quote
+from ecellm_mlx.tasks.kind import (
+    AnswerCells,
+    Constraint,
+    Example,
+    Kind,
+    Predictions,
+    confusion,
+    quote,
+)
 
 if TYPE_CHECKING:
-    from ecellm_mlx.tasks.tally import Tally, TextScorer
+    from ecellm_mlx.tasks.tally import Tally
 
 ANSWERS = ("yes", "no")
 # What tables say instead.
@@ -47,20 +54,12 @@ class YesNo(Kind):
         """The output."""
         return example.output
 
-    def tally(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        *,
-        strict: bool,
-        text_scorer: TextScorer | None = None,
-    ) -> Tally:
+    def tally(self, predictions: Predictions, *, strict: bool) -> Tally:
         """(n, 4): true negative, false positive, false negative, true positive."""
         from ecellm_mlx.tasks.tally import Tally, rates
 
-        del text_scorer
         counts = []
-        for text, example in zip(predictions, examples, strict=True):
+        for text, example in predictions.pairs:
             label, answer = example.output == "yes", self.parse(text)
             row = [0.0] * 4
             if answer is not None or strict:
@@ -69,16 +68,10 @@ class YesNo(Kind):
             counts.append(row)
         return Tally.of(counts, rates)
 
-    def details(
-        self,
-        predictions: Sequence[str],
-        examples: Sequence[Example],
-        text_scorer: TextScorer | None = None,
-    ) -> dict[str, Any]:
+    def details(self, predictions: Predictions) -> dict[str, Any]:
         """The confusion matrix."""
-        del text_scorer
-        answers = [self.parse(text) for text in predictions]
-        labels = [example.output for example in examples]
+        answers = [self.parse(text) for text in predictions.texts]
+        labels = [example.output for example in predictions.examples]
         return {"confusion": confusion(ANSWERS, labels, answers)}
 
     def written(self, cells: AnswerCells, example: Example) -> str:
