@@ -11,7 +11,7 @@ from ecellm_mlx.data.rows import Row
 from ecellm_mlx.evaluation.calibration import Threshold, calibration
 from ecellm_mlx.evaluation.resampling import correct, intervals
 from ecellm_mlx.evaluation.thresholds import apply
-from ecellm_mlx.tasks.kind import Predictions
+from ecellm_mlx.tasks.kind import Predicted
 from ecellm_mlx.tasks.registry import TASKS, Task
 from ecellm_mlx.tasks.tally import TextScorer
 
@@ -53,7 +53,7 @@ def details(
         breakdowns: dict[str, Any] = {
             "intervals": intervals(task, answers, members, text_scorer=text_scorer)
         }
-        breakdowns |= task.kind.details(Predictions(answers, members, text_scorer))
+        breakdowns |= task.kind.details(Predicted(answers, members, text_scorer))
         if task.closed and all(row.id in known for row in members):
             sure = [known[row.id] for row in members]
             right = [bool(one) for one in correct(task, answers, members)]
@@ -80,7 +80,7 @@ def worst(
 
     An invalid answer comes first; among equals the order of the rows decides.
     """
-    quality = task.kind.qualities(Predictions(predictions, rows, text_scorer))
+    quality = task.kind.qualities(Predicted(predictions, rows, text_scorer))
     # How sure an answer was tells which of the wrong ones is worst; a score says it itself.
     sure = [probabilities.get(row.id, 0.0) if task.closed else 0.0 for row in rows]
     order = sorted(range(len(rows)), key=lambda n: (quality[n], -sure[n], n))

@@ -25,7 +25,7 @@ from typing import Any
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.tasks.kind import Predictions
+from ecellm_mlx.tasks.kind import Predicted
 from ecellm_mlx.tasks.registry import TASKS, Task, find
 from ecellm_mlx.tasks.tally import Tally, TextScorer
 
@@ -58,7 +58,7 @@ def score(
     if len(predictions) != len(rows):
         raise ValueError(f"{len(predictions)} predictions for {len(rows)} rows")
     kind, values = task.kind, {}
-    predicted = Predictions(predictions, rows, text_scorer)
+    predicted = Predicted(predictions, rows, text_scorer)
     for mode in MODES:
         counted = tally(task, predicted, mode)
         values[mode] = dict.fromkeys(kind.metrics) | (counted.metrics() if counted else {})
@@ -70,7 +70,7 @@ def score(
     return result
 
 
-def tally(task: Task, predicted: Predictions, mode: str) -> Tally | None:
+def tally(task: Task, predicted: Predicted, mode: str) -> Tally | None:
     """Counts of answers, ``official`` or ``strict``; None if there is nothing to compute."""
     return task.kind.tally(predicted, strict=mode == "strict") if predicted.examples else None
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.evaluation.metrics import MODES, tally
-from ecellm_mlx.tasks.kind import Predictions
+from ecellm_mlx.tasks.kind import Predicted
 from ecellm_mlx.tasks.registry import Task
 from ecellm_mlx.tasks.tally import Floats, Tally, TextScorer
 
@@ -40,7 +40,7 @@ def intervals(
     A metric that cannot be computed, or that many draws leave undefined, has none.
     """
     result: dict[str, dict[str, list[float]]] = {}
-    predicted = Predictions(predictions, rows, text_scorer)
+    predicted = Predicted(predictions, rows, text_scorer)
     for mode in MODES:
         counted = tally(task, predicted, mode)
         result[mode] = {}
@@ -75,7 +75,7 @@ def compare(
     least = least_p(sum(a != b for a, b in zip(first, second, strict=True)))
     for mode in MODES:
         pair = [
-            tally(task, Predictions(answers, rows, text_scorer), mode)
+            tally(task, Predicted(answers, rows, text_scorer), mode)
             for answers in (first, second)
         ]
         tallies = [one for one in pair if one is not None]

@@ -11,7 +11,7 @@ from ecellm_mlx.tasks.kind import (
     Constraint,
     Example,
     Kind,
-    Predictions,
+    Predicted,
     confusion,
     quote,
     some,
@@ -86,11 +86,11 @@ class Choice(Kind):
         """The letter of the output."""
         return example.output[0]
 
-    def tally(self, predictions: Predictions, *, strict: bool) -> Tally:
+    def tally(self, predicted: Predicted, *, strict: bool) -> Tally:
         """(n, C · (C + 1)): a confusion matrix a row; the last answer is an invalid one."""
         from ecellm_mlx.tasks.tally import Tally, macro_averages
 
-        pairs = self._letters(predictions)
+        pairs = self._letters(predicted)
         counted = [pair for pair in pairs if strict or pair[1] is not None]
         classes = sorted({letter for pair in counted for letter in pair if letter})
         place = {letter: n for n, letter in enumerate([*classes, None])}
@@ -102,15 +102,13 @@ class Choice(Kind):
             counts.append(row)
         return Tally.of(counts, macro_averages(len(classes)))
 
-    def _letters(self, predictions: Predictions) -> list[tuple[str, str | None]]:
+    def _letters(self, predicted: Predicted) -> list[tuple[str, str | None]]:
         """The expected letter and the answered one."""
-        return [
-            (self.expected(example), self.parse(text)) for text, example in predictions.pairs
-        ]
+        return [(self.expected(example), self.parse(text)) for text, example in predicted.pairs]
 
-    def details(self, predictions: Predictions) -> dict[str, Any]:
+    def details(self, predicted: Predicted) -> dict[str, Any]:
         """The confusion matrix."""
-        pairs = self._letters(predictions)
+        pairs = self._letters(predicted)
         classes = sorted({letter for pair in pairs for letter in pair if letter})
         labels, answers = [label for label, _ in pairs], [answer for _, answer in pairs]
         return {"confusion": confusion(classes, labels, answers)}
@@ -143,19 +141,19 @@ class Recommendation(Choice):
         """The letter that the answer is."""
         return self._letter(text.strip())
 
-    def tally(self, predictions: Predictions, *, strict: bool) -> Tally:
+    def tally(self, predicted: Predicted, *, strict: bool) -> Tally:
         """(n, 2): hit, and whether the row counts."""
         from ecellm_mlx.tasks.tally import Tally, means
 
         return Tally.of(
             [
                 [float(answer == label), float(strict or answer is not None)]
-                for label, answer in self._letters(predictions)
+                for label, answer in self._letters(predicted)
             ],
             means(*self.metrics),
         )
 
-    def details(self, predictions: Predictions) -> dict[str, Any]:
+    def details(self, predicted: Predicted) -> dict[str, Any]:
         """None: there are no classes to confuse."""
-        del predictions
+        del predicted
         return {}

@@ -17,7 +17,7 @@ from ecellm_mlx.tasks.kind import (
     Constraint,
     Example,
     Kind,
-    Predictions,
+    Predicted,
     input_object,
     quote,
 )
@@ -134,32 +134,32 @@ class Extraction(Kind):
             invalid=answer is None,
         )
 
-    def _all_matches(self, predictions: Predictions) -> list[Matches]:
-        return [self.matches(text, example) for text, example in predictions.pairs]
+    def _all_matches(self, predicted: Predicted) -> list[Matches]:
+        return [self.matches(text, example) for text, example in predicted.pairs]
 
-    def tally(self, predictions: Predictions, *, strict: bool) -> Tally:
+    def tally(self, predicted: Predicted, *, strict: bool) -> Tally:
         """(n, 3): hits, labels, answered items."""
         from ecellm_mlx.tasks.tally import Tally, extraction_rates
 
         return Tally.of(
-            [m.counts(strict=strict) for m in self._all_matches(predictions)],
+            [m.counts(strict=strict) for m in self._all_matches(predicted)],
             extraction_rates,
         )
 
-    def not_computed(self, predictions: Predictions) -> str:
+    def not_computed(self, predicted: Predicted) -> str:
         """No label at all."""
-        labelled = any(match.labels for match in self._all_matches(predictions))
+        labelled = any(match.labels for match in self._all_matches(predicted))
         return "" if labelled else "no row has a label that can be read"
 
-    def qualities(self, predictions: Predictions) -> list[float]:
+    def qualities(self, predicted: Predicted) -> list[float]:
         """Strict F1 of each row; an unreadable answer is below every readable one."""
         return [
             -1.0 if m.invalid else 2 * len(m.strict) / total if total else 1.0
-            for m in self._all_matches(predictions)
+            for m in self._all_matches(predicted)
             for total in [len(m.labels) + len(m.items)]
         ]
 
-    def details(self, predictions: Predictions) -> dict[str, Any]:
+    def details(self, predicted: Predicted) -> dict[str, Any]:
         """Metrics of each attribute that a label names, the most frequent first.
 
         Under ``attributes``, by attribute: ``n`` (labels), ``predicted`` (items),
@@ -173,7 +173,7 @@ class Extraction(Kind):
             "official": defaultdict(int),
             "strict": defaultdict(int),
         }
-        for m in self._all_matches(predictions):
+        for m in self._all_matches(predicted):
             for label in m.labels:
                 labels[str(label["attribute"])] += 1
             for item in m.items:
@@ -214,7 +214,7 @@ class Extraction(Kind):
 
 @dataclass(frozen=True)
 class Matches:
-    """One answer: what was asked for, what was predictions, what fits.
+    """One answer: what was asked for, what was predicted, what fits.
 
     Attributes:
         labels: the expected items.

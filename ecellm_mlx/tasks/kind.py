@@ -90,7 +90,7 @@ class AnswerCells:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predicted:
     """Answers as text, one for each example.
 
     Attributes:
@@ -159,7 +159,7 @@ class Kind(ABC):
         """The fields of an input as this kind's inputs hold them."""
         return dict(values)
 
-    # What may be predictions.
+    # What may be predicted.
 
     def options(self, example: Example) -> list[str]:
         """The closed set that an answer is made of, as written; empty for other kinds.
@@ -205,34 +205,34 @@ class Kind(ABC):
         return int(self.parse(text) is None)
 
     @abstractmethod
-    def tally(self, predictions: Predictions, *, strict: bool) -> Tally | None:
+    def tally(self, predicted: Predicted, *, strict: bool) -> Tally | None:
         """Counts of answers, of which there are some; None where no metric is.
 
         Args:
-            predictions: the answers.
+            predicted: the answers.
             strict: count an invalid one as wrong; otherwise as published.
         """
 
-    def not_computed(self, predictions: Predictions) -> str:
+    def not_computed(self, predicted: Predicted) -> str:
         """Why a metric of these examples is None, whatever was answered; empty if it isn't."""
-        del predictions
+        del predicted
         return ""
 
     def expected(self, example: Example) -> Any:
         """What ``parse`` makes of a right answer."""
         return self.parse(example.output)
 
-    def qualities(self, predictions: Predictions) -> list[float]:
+    def qualities(self, predicted: Predicted) -> list[float]:
         """How good each answer is: 1 is perfect, less than 0 invalid."""
-        answers = [(self.parse(text), example) for text, example in predictions.pairs]
+        answers = [(self.parse(text), example) for text, example in predicted.pairs]
         return [
             -1.0 if answer is None else float(answer == self.expected(example))
             for answer, example in answers
         ]
 
-    def details(self, predictions: Predictions) -> dict[str, Any]:
+    def details(self, predicted: Predicted) -> dict[str, Any]:
         """Breakdowns beside the metrics, as JSON values by name."""
-        del predictions
+        del predicted
         return {}
 
     # How a table's answers become ours.

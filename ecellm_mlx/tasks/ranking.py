@@ -14,7 +14,7 @@ from ecellm_mlx.tasks.kind import (
     Constraint,
     Example,
     Kind,
-    Predictions,
+    Predicted,
     input_object,
     quote,
     some,
@@ -100,19 +100,19 @@ class Ranking(Kind):
         """Parts that are no option."""
         return scores(text, example).invalid
 
-    def tally(self, predictions: Predictions, *, strict: bool) -> Tally | None:
+    def tally(self, predicted: Predicted, *, strict: bool) -> Tally | None:
         """(n, 2): NDCG, and one."""
         from ecellm_mlx.tasks.tally import Tally, means
 
-        if any(example.labels is None for example in predictions.examples):
+        if any(example.labels is None for example in predicted.examples):
             return None
-        each = [scores(text, example) for text, example in predictions.pairs]
+        each = [scores(text, example) for text, example in predicted.pairs]
         counts = [[one.strict if strict else one.official, 1.0] for one in each]
         return Tally.of(counts, means(*self.metrics))
 
-    def not_computed(self, predictions: Predictions) -> str:
+    def not_computed(self, predicted: Predicted) -> str:
         """Examples without labels."""
-        labels = [example.labels for example in predictions.examples]
+        labels = [example.labels for example in predicted.examples]
         if not (unjudged := labels.count(None)):
             return ""
         return (
@@ -120,11 +120,11 @@ class Ranking(Kind):
             "--labels label.json` takes those of the paper"
         )
 
-    def qualities(self, predictions: Predictions) -> list[float]:
+    def qualities(self, predicted: Predicted) -> list[float]:
         """Strict NDCG; what cannot be judged passes as good."""
         return [
             scores(text, example).strict if example.labels else 1.0
-            for text, example in predictions.pairs
+            for text, example in predicted.pairs
         ]
 
     def written(self, cells: AnswerCells, example: Example) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ecellm_mlx.tasks.kind import AnswerCells, Constraint, Example, Kind, Predictions
+from ecellm_mlx.tasks.kind import AnswerCells, Constraint, Example, Kind, Predicted
 
 if TYPE_CHECKING:
     from ecellm_mlx.tasks.tally import Tally
@@ -27,34 +27,34 @@ class Text(Kind):
         """The stripped text."""
         return text.strip() or None
 
-    def tally(self, predictions: Predictions, *, strict: bool) -> Tally | None:
+    def tally(self, predicted: Predicted, *, strict: bool) -> Tally | None:
         """(n, 4): precision, recall, F1, and one."""
         from ecellm_mlx.tasks.tally import Tally, means
 
         del strict
-        if (scores := predictions.text_scores) is None:
+        if (scores := predicted.text_scores) is None:
             return None
         return Tally.of([[*row, 1.0] for row in scores.tolist()], means(*BERTSCORE))
 
-    def not_computed(self, predictions: Predictions) -> str:
+    def not_computed(self, predicted: Predicted) -> str:
         """BLEURT never is."""
-        return f"{NO_BERTSCORE}; {NO_BLEURT}" if predictions.text_scorer is None else NO_BLEURT
+        return f"{NO_BERTSCORE}; {NO_BLEURT}" if predicted.text_scorer is None else NO_BLEURT
 
-    def qualities(self, predictions: Predictions) -> list[float]:
+    def qualities(self, predicted: Predicted) -> list[float]:
         """BERTScore's F1, or else whether there is an answer."""
-        if (scores := predictions.text_scores) is None:
-            return [float(bool(text.strip())) for text in predictions.texts]
+        if (scores := predicted.text_scores) is None:
+            return [float(bool(text.strip())) for text in predicted.texts]
         return [float(f1) for f1 in scores[:, 2]]
 
-    def details(self, predictions: Predictions) -> dict[str, Any]:
+    def details(self, predicted: Predicted) -> dict[str, Any]:
         """BERTScore of each row by its id: precision, recall and F1."""
-        if (scores := predictions.text_scores) is None:
+        if (scores := predicted.text_scores) is None:
             return {}
         return {
             "bertscore": {
                 example.id: values
                 for example, values in zip(
-                    predictions.examples, scores.round(6).tolist(), strict=True
+                    predicted.examples, scores.round(6).tolist(), strict=True
                 )
             }
         }

@@ -11,7 +11,7 @@ from ecellm_mlx.tasks.kind import (
     Constraint,
     Example,
     Kind,
-    Predictions,
+    Predicted,
     confusion,
     quote,
 )
@@ -54,12 +54,12 @@ class YesNo(Kind):
         """The output."""
         return example.output
 
-    def tally(self, predictions: Predictions, *, strict: bool) -> Tally:
+    def tally(self, predicted: Predicted, *, strict: bool) -> Tally:
         """(n, 4): true negative, false positive, false negative, true positive."""
         from ecellm_mlx.tasks.tally import Tally, rates
 
         counts = []
-        for text, example in predictions.pairs:
+        for text, example in predicted.pairs:
             label, answer = example.output == "yes", self.parse(text)
             row = [0.0] * 4
             if answer is not None or strict:
@@ -68,10 +68,10 @@ class YesNo(Kind):
             counts.append(row)
         return Tally.of(counts, rates)
 
-    def details(self, predictions: Predictions) -> dict[str, Any]:
+    def details(self, predicted: Predicted) -> dict[str, Any]:
         """The confusion matrix."""
-        answers = [self.parse(text) for text in predictions.texts]
-        labels = [example.output for example in predictions.examples]
+        answers = [self.parse(text) for text in predicted.texts]
+        labels = [example.output for example in predicted.examples]
         return {"confusion": confusion(ANSWERS, labels, answers)}
 
     def written(self, cells: AnswerCells, example: Example) -> str:

@@ -17,7 +17,7 @@ from ecellm_mlx.evaluation.details import details, worst
 from ecellm_mlx.evaluation.metrics import score, tally
 from ecellm_mlx.evaluation.resampling import compare, intervals, mcnemar
 from ecellm_mlx.sample import folder
-from ecellm_mlx.tasks.kind import Predictions
+from ecellm_mlx.tasks.kind import Predicted
 from ecellm_mlx.tasks.registry import TASKS, find
 
 pytestmark = pytest.mark.unit
@@ -60,7 +60,7 @@ def test_sums_over_rows_make_the_same_metrics(
     answers = noisy(rows, share)
     scored = score(name, answers, rows, text_scorer=lengths)
     for mode in ("official", "strict"):
-        counted = tally(TASKS[name], Predictions(answers, rows, lengths), mode)
+        counted = tally(TASKS[name], Predicted(answers, rows, lengths), mode)
         assert counted is not None
         values = {k: v for k, v in scored[mode].items() if v is not None}
         assert values, "the sample has something to compare"
@@ -92,7 +92,7 @@ def test_drawn_rows_score_as_if_they_were_listed(sample: dict[str, list[Row]]) -
         again = [n for n, times in enumerate(weights) for _ in range(int(times))]
         expected = score(name, [answers[n] for n in again], [rows[n] for n in again])
         for mode in ("official", "strict"):
-            counted = tally(TASKS[name], Predictions(answers, rows), mode)
+            counted = tally(TASKS[name], Predicted(answers, rows), mode)
             assert counted is not None
             found = {k: float(v) for k, v in counted.values(weights).items()}
             values = {k: v for k, v in expected[mode].items() if v is not None}
@@ -241,20 +241,20 @@ def test_mcnemar_of_many_rows_does_not_overflow() -> None:
 def test_confusion_counts_every_row_once(sample: dict[str, list[Row]]) -> None:
     rows = sample["Sentiment_Analysis"]
     answers = ["?", *noisy(rows[1:], 0.5)]
-    matrix = find("SA").kind.details(Predictions(answers, rows))["confusion"]
+    matrix = find("SA").kind.details(Predicted(answers, rows))["confusion"]
     assert matrix["answers"] == [*matrix["labels"], "invalid"]
     counts = np.array(matrix["counts"])
     assert counts.sum() == len(rows)
     scored = score("SA", answers, rows)
     assert counts[:, -1].sum() == scored["invalid"] > 0
     assert np.trace(counts[:, :-1]) / len(rows) == pytest.approx(scored["strict"]["acc"])
-    assert find("SR").kind.details(Predictions(["A"], coin(1, 1)[0])) == {}
+    assert find("SR").kind.details(Predicted(["A"], coin(1, 1)[0])) == {}
 
 
 def test_attributes_sum_to_the_whole(sample: dict[str, list[Row]]) -> None:
     rows = sample["Attribute_Value_Extraction"]
     answers = noisy(rows, 0.3)
-    found = find("AVE").kind.details(Predictions(answers, rows))["attributes"]
+    found = find("AVE").kind.details(Predicted(answers, rows))["attributes"]
     assert sum(entry["n"] for entry in found.values()) == sum(
         len(json.loads(row.output)) for row in rows
     )
