@@ -56,16 +56,24 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--unit"):
         # As on a machine without it: to import it is an error.
         sys.modules.update(dict.fromkeys(WITHOUT_MLX))
-    else:
-        # Before a test module imports mlx by itself: a fast BLAS must come first.
-        import ecellm_mlx.device.backend  # noqa: F401
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With ``--unit``, modules of other tests are not even imported."""
     if not config.getoption("--unit") or not collection_path.name.startswith("test_"):
         return None
-    return None if UNIT in collection_path.read_text(encoding="utf-8") else True
+    return None if is_unit(collection_path) else True
+
+
+def pytest_pycollect_makemodule(module_path: Path) -> None:
+    """Before a test module imports mlx by itself: a fast BLAS must come first."""
+    if not is_unit(module_path):
+        import ecellm_mlx.device.backend  # noqa: F401
+
+
+def is_unit(module: Path) -> bool:
+    """Whether the tests of a module need no mlx."""
+    return UNIT in module.read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True, scope="session")

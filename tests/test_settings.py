@@ -12,6 +12,8 @@ from ecellm_mlx import settings
 from ecellm_mlx.cli import reference
 from ecellm_mlx.settings import option, setting
 
+pytestmark = pytest.mark.unit
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 

@@ -10,6 +10,8 @@ from ecellm_mlx.tables import open_table
 from ecellm_mlx.tables.guess import Choice, guess
 from ecellm_mlx.tasks.registry import find
 
+pytestmark = pytest.mark.unit
+
 CASES = Path(__file__).with_name("cases")
 AVE = ("title", "description", "price", "brand")
 

@@ -16,6 +16,8 @@ from ecellm_mlx import tables
 from ecellm_mlx.errors import DataError, UsageError
 from ecellm_mlx.tables import BadRow, Column, TableRow, header, open_table
 
+pytestmark = pytest.mark.unit
+
 CASES = Path(__file__).with_name("cases")
 COLUMNS = (Column("answer"), Column("sure", numeric=True))
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from ecellm_mlx.tables import open_table
 from ecellm_mlx.tables.text import TAG, readable
 
+pytestmark = pytest.mark.unit
+
 CASES = Path(__file__).with_name("cases")
 
 

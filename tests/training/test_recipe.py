@@ -8,7 +8,7 @@ import pytest
 
 from ecellm_mlx.errors import RecipeError
 from ecellm_mlx.settings import as_text
-from ecellm_mlx.training import recipe, schedule
+from ecellm_mlx.training import recipe
 
 pytestmark = pytest.mark.unit
 
@@ -52,22 +52,6 @@ def test_unknown_recipe_lists_those_that_exist() -> None:
 def test_scale() -> None:
     assert recipe.Recipe(rank=4, alpha=16).scale == 4
     assert recipe.Recipe(rank=4, alpha=16, rslora=True).scale == 8
-
-
-@pytest.mark.parametrize("total", [1, 2, 7, 100])
-def test_cosine_equals_transformers(total: int) -> None:
-    import torch
-    from transformers import get_cosine_schedule_with_warmup
-
-    warmup = schedule.warmup_steps(total, 0.05)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = get_cosine_schedule_with_warmup(optimizer, warmup, total)
-    for step in range(total):
-        assert schedule.factor("cosine", step, total, 0.05) == pytest.approx(
-            theirs.get_last_lr()[0], abs=1e-12
-        )
-        optimizer.step()
-        theirs.step()
 
 
 PAPER = {
