@@ -129,13 +129,13 @@ def _data(job: Mapping[str, Any]) -> str:
     lines = [f"Fingerprint of the training rows: `{fingerprint[:16]}`."]
     try:
         unchanged = path.is_file() and rows.digest([path]) == fingerprint
-        found = rows.load(path) if unchanged else []
+        known = rows.load(path) if unchanged else []
     except EcellmError:
-        found = []
-    if found:
-        tasks = Counter(row.task for row in found)
+        known = []
+    if known:
+        tasks = Counter(row.task for row in known)
         lines.append(
-            f"{len(found):,} rows: "
+            f"{len(known):,} rows: "
             + ", ".join(f"{name} {count:,}" for name, count in sorted(tasks.items()))
             + "."
         )
