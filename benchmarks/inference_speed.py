@@ -192,7 +192,8 @@ def work(peer: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def ours(job: dict[str, Any]) -> Callable[[list[Any]], Answers]:
-    from ecellm_mlx.inference.answers import Answerer, Decoding
+    from ecellm_mlx.inference.answers import Answerer
+    from ecellm_mlx.inference.protocol import Decoding
     from ecellm_mlx.models import loading
 
     answerer = Answerer(loading.load(job["weights"]), batch_size=job["batch_size"])

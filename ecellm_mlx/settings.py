@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -59,6 +60,8 @@ class Setting:
         if self.hint is bool:
             return ("true", "false")
         item = get_args(self.hint)[0] if self.repeated else self.hint
+        if isinstance(item, type) and issubclass(item, StrEnum):
+            return tuple(map(str, item))
         return get_args(item) if get_origin(item) is Literal else ()
 
     @property
@@ -206,6 +209,9 @@ def convert(hint: Any, value: Any) -> Any:
         return float(value) if not isinstance(value, bool) else _reject(value)
     if hint is Path:
         return Path(value)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        # Another word is told as one that is not listed.
+        return hint(value) if value in list(hint) else convert(str, value)
     items = get_args(hint)
     if get_origin(hint) is dict:
         return _by_name(items[1], value)
@@ -282,7 +288,7 @@ def _by_name(kind: Any, value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
+    if isinstance(value, Path | StrEnum):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 

@@ -7,47 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx import jobs
+from ecellm_mlx import jobs, settings
 from ecellm_mlx.errors import EcellmError, JobError
+from ecellm_mlx.evaluation.settings import EvaluationSettings
 from ecellm_mlx.jobs import RunDirectory, State
-from ecellm_mlx.models import adapter_files, registry
 
 LISTED_RUNS = 300
 SHOWN_ERRORS = 500
 
 
-@dataclass(frozen=True)
-class Order:
-    """One evaluation: what ``ecellm eval`` is told. An empty ``adapter`` is the base."""
+# What makes an evaluation on disk the one that is asked for.
+ASKED = ("model", "adapter", "data", "tasks", "settings", "limit", "decodings", "endpoint")
 
-    model: str
-    data: str
-    adapter: str = ""
-    tasks: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    limit: int | None = None
-    decoding: str = "valid"
 
-    def words(self) -> list[str]:
-        """The command's words after ``ecellm``."""
-        words = ["eval", "--model", self.model or "MODEL"]
-        if self.adapter:
-            words += ["--adapter", self.adapter]
-        words += ["--data", self.data or "FILE"]
-        for task in self.tasks:
-            words += ["--task", task]
-        for setting in self.settings:
-            words += ["--setting", setting]
-        if self.limit:
-            words += ["--limit", str(self.limit)]
-        if self.decoding != "valid":
-            words += ["--decoding", self.decoding]
-        return words
+def words(order: EvaluationSettings) -> list[str]:
+    """The words after ``ecellm``; what is not chosen yet stands there in capitals."""
+    model, data = order.model or "MODEL", order.data if order.data.name else Path("FILE")
+    return ["eval", *settings.words(replace(order, model=model, data=data))]
 
 
 @dataclass(frozen=True)
@@ -77,50 +58,28 @@ class Miss:
     probability: float | None
 
 
-def find(order: Order) -> RunDirectory | None:
+def find(order: EvaluationSettings) -> RunDirectory | None:
     """The newest finished evaluation that did exactly what ``order`` asks."""
-    wanted = _wanted(order)
-    if wanted is None:
-        return None
-    for run in jobs.recent(LISTED_RUNS):
-        with contextlib.suppress(JobError, OSError):
-            job = run.job()
-            if job.kind == "eval" and _matches(job.config, wanted):
-                state = run.status().state
-                if state is State.FINISHED and (run.path / "metrics.json").is_file():
-                    return run
+    for run, state in _runs_of(order, LISTED_RUNS):
+        if state is State.FINISHED and (run.path / "metrics.json").is_file():
+            return run
     return None
 
 
-def find_live(order: Order) -> RunDirectory | None:
+def find_live(order: EvaluationSettings) -> RunDirectory | None:
     """A running evaluation that does what ``order`` asks."""
-    wanted = _wanted(order)
-    for run in jobs.recent(20) if wanted else ():
-        with contextlib.suppress(JobError, OSError):
-            job = run.job()
-            mine = job.kind == "eval" and _matches(job.config, wanted or {})
-            if mine and run.status().state.live:
-                return run
-    return None
+    return next((run for run, state in _runs_of(order, 20) if state.live), None)
 
 
-def launch(order: Order) -> RunDirectory:
+def create(order: EvaluationSettings) -> RunDirectory:
     """Create the run of an evaluation.
 
     Raises:
         EcellmError: what is wrong with the order.
     """
-    from ecellm_mlx.evaluation import evaluate
+    from ecellm_mlx.evaluation import job
 
-    return evaluate.launch(
-        order.model,
-        Path(order.data),
-        adapter=order.adapter or None,
-        tasks=order.tasks,
-        settings=order.settings,
-        limit=order.limit,
-        decodings=(order.decoding,),
-    )
+    return job.create(order)
 
 
 def lines(runs: Sequence[RunDirectory | None], mode: str) -> list[Line]:
@@ -135,13 +94,13 @@ def lines(runs: Sequence[RunDirectory | None], mode: str) -> list[Line]:
     scores = [_scores(run) for run in runs]
     keys: dict[tuple[str, str], None] = {}
     for score in scores:
-        for task, settings in score.items():
-            keys.update(dict.fromkeys((task, setting) for setting in settings))
-    found = []
+        for task, by_setting in score.items():
+            keys.update(dict.fromkeys((task, setting) for setting in by_setting))
+    result = []
     for task, setting in keys:
         entries = [score.get(task, {}).get(setting) for score in scores]
         metric = TASKS[task].metric if task in TASKS else ""
-        found.append(
+        result.append(
             Line(
                 task=task,
                 setting=setting,
@@ -151,7 +110,7 @@ def lines(runs: Sequence[RunDirectory | None], mode: str) -> list[Line]:
                 invalid=tuple(int(e["invalid"]) if e else None for e in entries),
             )
         )
-    return found
+    return result
 
 
 def misses(runs: Sequence[RunDirectory | None], data: Path, task: str) -> list[Miss]:
@@ -163,7 +122,7 @@ def misses(runs: Sequence[RunDirectory | None], data: Path, task: str) -> list[M
     from ecellm_mlx.data import prompts, rows
 
     answers = [_predictions(run) for run in runs]
-    found = []
+    wrong_rows = []
     for row in rows.load(data, tasks=[task]):
         given = [a.get(row.id) for a in answers]
         texts = [None if g is None else str(g.get("prediction", "")) for g in given]
@@ -174,7 +133,7 @@ def misses(runs: Sequence[RunDirectory | None], data: Path, task: str) -> list[M
         ]
         if wrong:
             sure = [g["probability"] for g in wrong if isinstance(g.get("probability"), float)]
-            found.append(
+            wrong_rows.append(
                 Miss(
                     row.id,
                     row.task,
@@ -184,29 +143,22 @@ def misses(runs: Sequence[RunDirectory | None], data: Path, task: str) -> list[M
                     max(sure, default=None),
                 )
             )
-    return sorted(found, key=lambda miss: -(miss.probability or 0.0))[:SHOWN_ERRORS]
+    return sorted(wrong_rows, key=lambda miss: -(miss.probability or 0.0))[:SHOWN_ERRORS]
 
 
-def _wanted(order: Order) -> dict[str, Any] | None:
-    from ecellm_mlx.tasks.registry import find as find_task
-
-    try:
-        return {
-            "model": str(registry.resolve(order.model).absolute()),
-            "adapter": str(adapter_files.folder_of(order.adapter)) if order.adapter else None,
-            "data": str(Path(order.data).absolute()),
-            "tasks": [find_task(task).name for task in order.tasks],
-            "settings": list(order.settings),
-            "limit": order.limit,
-            "decodings": [order.decoding],
-            "endpoint": None,
-        }
-    except EcellmError:
-        return None
-
-
-def _matches(config: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    return all(config.get(key) == value for key, value in wanted.items())
+def _runs_of(order: EvaluationSettings, most: int) -> Iterator[tuple[RunDirectory, State]]:
+    """The newest evaluations that did, or do, what ``order`` asks, with their states."""
+    with contextlib.suppress(EcellmError):
+        wanted = order.resolved()
+        for run in jobs.recent(most):
+            # What another version or a hand wrote is no evaluation that could be shown.
+            with contextlib.suppress(JobError, OSError, KeyError, TypeError, ValueError):
+                job = run.job()
+                if job.kind != "eval":
+                    continue
+                kept = EvaluationSettings.from_json(job.config)
+                if all(getattr(kept, key) == getattr(wanted, key) for key in ASKED):
+                    yield run, run.status().state
 
 
 def _scores(run: RunDirectory | None) -> dict[str, Any]:
@@ -225,13 +177,13 @@ def _value(entry: dict[str, Any] | None, mode: str, metric: str) -> float | None
 
 
 def _predictions(run: RunDirectory | None) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    by_id: dict[str, dict[str, Any]] = {}
     if run is None:
-        return found
+        return by_id
     with contextlib.suppress(OSError):
         text = (run.path / "predictions.jsonl").read_text(encoding="utf-8")
         for line in text.split("\n"):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 item = json.loads(line)
-                found[str(item["id"])] = item
-    return found
+                by_id[str(item["id"])] = item
+    return by_id

@@ -21,9 +21,11 @@ from ecellm_mlx.cli.follow import follow
 from ecellm_mlx.cli.output import emit, emit_table, narrate, number
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import JobError
-from ecellm_mlx.evaluation import evaluate
+from ecellm_mlx.evaluation import job as evaluations
+from ecellm_mlx.evaluation.settings import EvaluationSettings
 from ecellm_mlx.files import ensure_folder, write_atomic, write_json
 from ecellm_mlx.hub import wheel
+from ecellm_mlx.inference.protocol import Decoding
 from ecellm_mlx.models import registry
 from ecellm_mlx.tasks.registry import TASKS
 from ecellm_mlx.tasks.registry import find as find_task
@@ -32,7 +34,7 @@ from ecellm_mlx.training.setup import create_run
 MODEL = "smollm2-135m"
 TASK_NAMES = ("PM", "SA", "AVE")
 SETTING = "IND_Diverse_Instruction"
-DECODINGS = ("valid", "paper")
+DECODINGS = (Decoding.VALID, Decoding.PAPER)
 SEED = 0
 
 
@@ -175,14 +177,14 @@ def _lines(chosen: Sequence[rows.Row]) -> str:
 
 
 def _evaluate(folder: Path, data: Path, adapter: Path | None) -> dict[str, Any]:
-    run = evaluate.launch(
-        MODEL,
-        data,
+    settings = EvaluationSettings(
+        model=MODEL,
+        data=data,
         adapter=str(adapter) if adapter else None,
         decodings=DECODINGS,
         batch_size=24,
-        out=folder,
     )
+    run = evaluations.create(settings, folder)
     return _follow(run)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from ecellm_mlx.cli import options
 from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate, number
+from ecellm_mlx.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
     from ecellm_mlx.tasks.tally import TextScorer
@@ -30,52 +31,10 @@ def register(app: typer.Typer) -> None:
     app.command()(report)
 
 
+@options.grouped
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", help="Registry name or folder; with --endpoint its name."
-        ),
-    ],
-    data: Annotated[Path, typer.Option("--data", "-d", help="A file of rows with answers.")],
-    adapter: options.Adapter = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option(help="Only this setting; repeatable.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="A stratified subset.")] = None,
-    decoding: Annotated[
-        list[str] | None,
-        typer.Option(help="valid or paper; repeatable (default: valid, paper at an endpoint)."),
-    ] = None,
-    values: options.Values = "free",
-    batch_size: options.BatchSize = 16,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(help="Ask this OpenAI-compatible server; key in ECELLM_API_KEY."),
-    ] = None,
-    api: Annotated[
-        str,
-        typer.Option(help="completions (the prompt as it is) or chat (as a user message)."),
-    ] = "completions",
-    frame: Annotated[
-        str, typer.Option(help="Prompt frame at an endpoint: alpaca or mistral.")
-    ] = "alpaca",
-    concurrency: Annotated[
-        int, typer.Option(min=1, max=256, help="Requests at once to an endpoint.")
-    ] = 4,
-    timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds that one request may take.")
-    ] = 120.0,
-    baseline: Annotated[
-        str | None, typer.Option(help="An earlier evaluation to compare with in the report.")
-    ] = None,
-    threshold_from: Annotated[
-        str | None,
-        typer.Option(help="An evaluation of validation rows to choose yes/no thresholds on."),
-    ] = None,
-    bertscore: BertScore = None,
-    bertscore_layer: BertScoreLayer = None,
+    settings: EvaluationSettings,
+    *,
     out: options.RunFolder = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     json: options.Json = False,
@@ -87,30 +46,10 @@ def evaluate(
     from ecellm_mlx import jobs
     from ecellm_mlx.cli.follow import follow
     from ecellm_mlx.errors import JobError
-    from ecellm_mlx.evaluation.evaluate import launch
+    from ecellm_mlx.evaluation.job import create
     from ecellm_mlx.evaluation.journal import count as count_kept
 
-    run = launch(
-        model,
-        data,
-        adapter=adapter,
-        tasks=task or (),
-        settings=setting or (),
-        limit=limit,
-        decodings=decoding or (),
-        values=values,
-        batch_size=batch_size,
-        endpoint=endpoint,
-        api=api,
-        frame=frame,
-        concurrency=concurrency,
-        timeout_s=timeout,
-        baseline=baseline,
-        threshold_from=threshold_from,
-        bertscore=bertscore,
-        bertscore_layer=bertscore_layer,
-        out=out,
-    )
+    run = create(settings, out)
     jobs.start(run)
     if detach:
         narrate(f"started; watch it with `ecellm watch {run.path}`")

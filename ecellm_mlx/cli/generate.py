@@ -126,7 +126,7 @@ def generate(
 
 
 def _streamed(answerer: Answerer, row: Row, decoding: str, *, silent: bool) -> Answer:
-    from ecellm_mlx.inference.answers import Decoding
+    from ecellm_mlx.inference.protocol import Decoding
 
     answers: list[Answer] = []
 

@@ -1,15 +1,19 @@
-"""Options that several verbs share, declared once; ``grouped`` takes them by the dozen."""
+"""Options that several verbs share, and options that are made from declared settings."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
+
+from ecellm_mlx import settings
+from ecellm_mlx.errors import UsageError
+from ecellm_mlx.settings import Setting
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Registry name or folder.")]
@@ -23,34 +27,64 @@ Run = Annotated[str, typer.Argument(help="Run directory, or its name in `ecellm 
 
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:
-    """A verb whose parameters of a dataclass type stand for one option per field.
+    """A verb whose parameters of a dataclass type stand for one option per setting.
 
-    The fields are annotated as a verb's own parameters are, and have defaults.
+    What cannot be read, is unknown or contradicts itself is a ``UsageError``.
     """
     parameters: list[inspect.Parameter] = []
     groups: dict[str, Any] = {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        if not is_dataclass(parameter.annotation):
+        group = parameter.annotation
+        if isinstance(group, type) and is_dataclass(group):
+            groups[parameter.name] = group
+            parameters += map(_parameter, settings.described(group))
+        else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        groups[parameter.name] = parameter.annotation
-        hints = get_type_hints(parameter.annotation, include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=hints[field.name],
-            )
-            for field in fields(parameter.annotation)
-        ]
 
     @wraps(function)
     def call(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
+            said = {one.key: values.pop(one.key) for one in settings.described(group)}
+            # An option that takes several values and was not given is None.
+            parsed, wrong = settings.parse(
+                group, {key: value for key, value in said.items() if value is not None}
+            )
+            if wrong:
+                raise UsageError("; ".join(wrong))
+            values[name] = group(**parsed)
         function(**values)
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     return call
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
+    """A setting as a parameter that typer reads."""
+    plain = setting.hint in (bool, int, float, Path)
+    kind: Any = setting.hint if plain else list[str] if setting.repeated else str
+    default = setting.default
+    if setting.repeated or default is None:
+        kind, default = kind | None, None
+    elif not plain and default is not MISSING:
+        default = settings.as_text(default)
+    declared = typer.Option(
+        *setting.flags, help=explanation(setting), min=setting.at_least, max=setting.at_most
+    )
+    return inspect.Parameter(
+        setting.key,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind, declared],
+    )
+
+
+def explanation(setting: Setting) -> str:
+    """What a setting does, as the sentence that ``--help`` shows."""
+    notes = []
+    if setting.choices and setting.hint is not bool:
+        notes.append(" or ".join(setting.choices))
+    if setting.repeated:
+        notes.append("repeatable")
+    doc = setting.doc[0].upper() + setting.doc[1:]
+    return f"{doc} ({'; '.join(notes)})." if notes else f"{doc}."

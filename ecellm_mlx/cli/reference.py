@@ -12,12 +12,16 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+from ecellm_mlx.evaluation.settings import EvaluationSettings
 from ecellm_mlx.settings import as_text, described
 from ecellm_mlx.training.recipe import Recipe
 
 START, END = "<!-- settings: {} -->", "<!-- /settings -->"
 # Groups by page, and by the name in their marker there.
-PAGES: dict[str, dict[str, type[Any]]] = {"training.md": {"recipe": Recipe}}
+PAGES: dict[str, dict[str, type[Any]]] = {
+    "training.md": {"recipe": Recipe},
+    "evaluation.md": {"evaluation": EvaluationSettings},
+}
 
 
 def table(group: type[Any]) -> str:

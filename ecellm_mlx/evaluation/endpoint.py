@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from typing import Any
 
 from ecellm_mlx import __version__
@@ -33,13 +32,11 @@ from ecellm_mlx.data import prompts
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import EcellmError, UsageError
-from ecellm_mlx.evaluation.journal import Record
+from ecellm_mlx.evaluation.journal import Record, record
+from ecellm_mlx.evaluation.settings import Api
+from ecellm_mlx.inference import protocol
 
 KEYS = ("ECELLM_API_KEY", "OPENAI_API_KEY")
-# The paper's sampling (``inference.sampling``, which needs mlx, has the same numbers).
-TEMPERATURE = 0.15
-TOP_P = 0.95
-MAX_TOKENS = 100
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 RETRIES = 6
 FIRST_WAIT_S = 1.0
@@ -48,13 +45,6 @@ LONGEST_WAIT_S = 60.0
 LONGEST_ASKED_S = 900.0
 POLL_S = 0.5
 PART = 1 << 16
-
-
-class Api(StrEnum):
-    """Which of the two interfaces of a server."""
-
-    COMPLETIONS = "completions"
-    CHAT = "chat"
 
 
 class EndpointError(EcellmError):
@@ -156,7 +146,7 @@ def answer(
                 row = running.pop(future)
                 error = future.exception()
                 if error is None:
-                    records.append(_record(row, decoding, future.result()))
+                    records.append(record(row, decoding, future.result()))
                 elif isinstance(error, _Stopped):
                     continue
                 elif isinstance(error, EcellmError):
@@ -231,9 +221,9 @@ class _Client:
         )
         return asked | {
             "model": self.endpoint.model,
-            "max_tokens": MAX_TOKENS,
-            "temperature": TEMPERATURE,
-            "top_p": TOP_P,
+            "max_tokens": protocol.PAPER_MAX_TOKENS,
+            "temperature": protocol.PAPER_TEMPERATURE,
+            "top_p": protocol.PAPER_TOP_P,
             "seed": self.endpoint.seed,
         }
 
@@ -369,13 +359,3 @@ def _excerpt(data: bytes) -> str:
 def _one_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 160 else text[:157] + "…"
-
-
-def _record(row: Row, decoding: str, text: str) -> Record:
-    return {
-        "decoding": decoding,
-        "id": row.id,
-        "task": row.task,
-        "setting": row.setting,
-        "prediction": text,
-    }

@@ -1,4 +1,4 @@
-"""The answers that an evaluation has so far, safe against a kill at any instant.
+"""The journal of an evaluation: its answers so far, safe against a kill at any instant.
 
 One JSON line per answer in ``answers.jsonl`` of the run, only ever appended to, and
 flushed to the disk with each group of answers. A process that is killed while it writes
@@ -9,12 +9,12 @@ again. One process at a time owns a run (``RunDirectory.lock``), so nobody else 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from ecellm_mlx.files import storage_errors
+from ecellm_mlx.data.rows import Row
+from ecellm_mlx.files import storage_errors, sync_descriptor
 
 FILE = "answers.jsonl"
 
@@ -23,7 +23,7 @@ FILE = "answers.jsonl"
 Record = dict[str, Any]
 
 
-class Journal:
+class AnswerLog:
     """Opens or creates the journal at ``path`` and mends its end.
 
     ``records`` holds its answers by decoding and row id.
@@ -63,7 +63,7 @@ class Journal:
             rest = memoryview(block)
             while rest:
                 rest = rest[self._stream.write(rest) :]
-            os.fsync(self._stream.fileno())
+            sync_descriptor(self._stream.fileno())
         for record in fresh:
             self._remember(record)
 
@@ -73,6 +73,29 @@ class Journal:
 
     def _remember(self, record: Record) -> None:
         self.records.setdefault(record["decoding"], {})[record["id"]] = record
+
+
+def record(
+    row: Row,
+    decoding: str,
+    prediction: str,
+    *,
+    probability: float | None = None,
+    shortened: int = 0,
+) -> Record:
+    """An answer as a line of the journal; ``shortened`` counts tokens."""
+    line: Record = {
+        "decoding": str(decoding),
+        "id": row.id,
+        "task": row.task,
+        "setting": row.setting,
+        "prediction": prediction,
+    }
+    if probability is not None:
+        line["probability"] = round(probability, 6)
+    if shortened:
+        line["shortened"] = shortened
+    return line
 
 
 def count(run: Path) -> int:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.evaluation.journal import Journal, Record
+from ecellm_mlx.evaluation.journal import AnswerLog, Record, record
 
 if TYPE_CHECKING:
-    from ecellm_mlx.inference.answers import Answer, Answerer, Decoding
+    from ecellm_mlx.inference.answers import Answerer
+    from ecellm_mlx.inference.protocol import Decoding
 
 # A group is so many batches: what a kill costs at most. Each reads its instruction anew.
 GROUP_BATCHES = 4
@@ -35,11 +36,11 @@ def groups(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def answer(
+def records(
     answerer: Answerer,
     rows: Sequence[Row],
     decodings: Sequence[Decoding],
-    journal: Journal,
+    journal: AnswerLog,
     between: Callable[[int], bool],
 ) -> Iterator[list[Record]]:
     """Records of whole groups, leaving out groups that the journal has.
@@ -55,29 +56,21 @@ def answer(
     for group in groups(rows, answerer.engine.batch_size):
         if all((decoding, row.id) in journal for row in group for decoding in decodings):
             continue
-        records: list[Record] = []
+        answered: list[Record] = []
 
-        def proceed(records: list[Record] = records) -> bool:
-            return between(len(records))
+        def proceed(answered: list[Record] = answered) -> bool:
+            return between(len(answered))
 
-        for found in answerer.answer(group, decodings, between=proceed):
-            records.append(record(group[found.index], found))
-        if len(records) < len(group) * len(decodings):
+        for answer in answerer.answer(group, decodings, between=proceed):
+            answered.append(
+                record(
+                    group[answer.index],
+                    answer.decoding,
+                    answer.prediction,
+                    probability=answer.probability,
+                    shortened=answer.shortened,
+                )
+            )
+        if len(answered) < len(group) * len(decodings):
             return
-        yield records
-
-
-def record(row: Row, found: Answer) -> Record:
-    """An answer as a line of the journal."""
-    result: Record = {
-        "decoding": str(found.decoding),
-        "id": row.id,
-        "task": row.task,
-        "setting": row.setting,
-        "prediction": found.prediction,
-    }
-    if found.probability is not None:
-        result["probability"] = round(found.probability, 6)
-    if found.shortened:
-        result["shortened"] = found.shortened
-    return result
+        yield answered

@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.inference import choices, rankings, sampling
+from ecellm_mlx.inference import choices, protocol, rankings, sampling
 from ecellm_mlx.inference.choices import Scoring
 from ecellm_mlx.inference.decoding import Decoder, Progress, Rule
 from ecellm_mlx.inference.engine import Engine, Prefilled, Prompt
 from ecellm_mlx.inference.grammar import Grammar, Matcher
+from ecellm_mlx.inference.protocol import Decoding
 from ecellm_mlx.inference.rankings import Items, Ranking
 from ecellm_mlx.inference.requests import Reader, Request
 from ecellm_mlx.inference.stops import Stops
@@ -29,13 +29,6 @@ from ecellm_mlx.tasks.values import Values
 # Where an untuned model starts to write the next block of a prompt.
 STOPS = Stops(("\n###",))
 NO_STOPS = Stops(())
-
-
-class Decoding(StrEnum):
-    """How an answer is made."""
-
-    VALID = "valid"
-    PAPER = "paper"
 
 
 @dataclass(frozen=True)
@@ -222,7 +215,7 @@ class Answerer:
         (batch,) = self.engine.prefill([Prompt(tokens)])
         chooser = (
             sampling.nucleus(
-                prompt, seed=self.seed, temperature=temperature, top_p=sampling.PAPER_TOP_P
+                prompt, seed=self.seed, temperature=temperature, top_p=protocol.PAPER_TOP_P
             )
             if temperature
             else sampling.greedy
@@ -320,10 +313,10 @@ class Answerer:
             chooser = sampling.nucleus(
                 request.row.id,
                 seed=self.seed,
-                temperature=sampling.PAPER_TEMPERATURE,
-                top_p=sampling.PAPER_TOP_P,
+                temperature=protocol.PAPER_TEMPERATURE,
+                top_p=protocol.PAPER_TOP_P,
             )
-            return Rule(key, chooser, self.base.stop_ids, sampling.PAPER_MAX_TOKENS)
+            return Rule(key, chooser, self.base.stop_ids, protocol.PAPER_MAX_TOKENS)
         kind = request.task.kind
         if kind.constraint is Constraint.GRAMMAR:
             lark = kind.grammar(request.row, self.values)

@@ -14,11 +14,6 @@ import numpy as np
 from ecellm_mlx.inference.decoding import Chooser
 from ecellm_mlx.inference.engine import Logits
 
-# The paper's decoding (eCeLLM, released inference script).
-PAPER_TEMPERATURE = 0.15
-PAPER_TOP_P = 0.95
-PAPER_MAX_TOKENS = 100
-
 
 def greedy(logits: Logits) -> list[int]:
     """The likeliest token."""

@@ -34,7 +34,7 @@ from ecellm_mlx.jobs.events import Failed, Finished
 
 KINDS = {
     "train": "ecellm_mlx.training.loop:run_job",
-    "eval": "ecellm_mlx.evaluation.evaluate:run_job",
+    "eval": "ecellm_mlx.evaluation.job:run_job",
     "catalog": "ecellm_mlx.catalog.job:run_job",
     "match": "ecellm_mlx.matching.job:run_job",
 }

@@ -26,7 +26,8 @@ from typing import Any
 
 from ecellm_mlx import jobs
 from ecellm_mlx.errors import JobError, UsageError
-from ecellm_mlx.evaluation import evaluate, plots, report, systems
+from ecellm_mlx.evaluation import job as evaluations
+from ecellm_mlx.evaluation import plots, report, systems
 from ecellm_mlx.evaluation.documents import (
     Block,
     Heading,
@@ -36,7 +37,9 @@ from ecellm_mlx.evaluation.documents import (
     to_html,
     to_markdown,
 )
+from ecellm_mlx.evaluation.settings import EvaluationSettings
 from ecellm_mlx.files import ensure_folder, write_atomic, write_json
+from ecellm_mlx.inference.protocol import Decoding
 from ecellm_mlx.jobs import RunDirectory, lock
 from ecellm_mlx.models import registry
 from ecellm_mlx.studies import arms as study_arms
@@ -210,15 +213,17 @@ def _run_arm(study: Study, section: Path, arm: Arm, follow: Follow) -> dict[str,
         )
     evaluation = _finish(
         folder / "eval",
-        lambda: evaluate.launch(
-            study.model,
-            section / "test.jsonl",
-            adapter=str(train.path) if train else None,
-            tasks=arm.tasks,
-            limit=study.limit,
-            decodings=(study.decoding,),
-            batch_size=study.batch_size,
-            out=folder / "eval",
+        lambda: evaluations.create(
+            EvaluationSettings(
+                model=study.model,
+                data=section / "test.jsonl",
+                adapter=str(train.path) if train else None,
+                tasks=tuple(arm.tasks),
+                limit=study.limit,
+                decodings=(Decoding(study.decoding),),
+                batch_size=study.batch_size,
+            ),
+            folder / "eval",
         ),
         follow,
     )

@@ -20,7 +20,8 @@ from typing import Any
 from ecellm_mlx import jobs
 from ecellm_mlx.catalog import answering, body, writing
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.inference.answers import Answer, Decoding
+from ecellm_mlx.inference.answers import Answer
+from ecellm_mlx.inference.protocol import Decoding
 
 SECONDS = float(os.environ.get("BATCH_SECONDS", "0"))
 answering.MIN_CHUNK_ROWS, answering.BATCHES_PER_CHUNK = 8, 2

@@ -279,7 +279,8 @@ def test_answers_beyond_the_tables_encoding(
 
 def answer_with(text: str) -> Any:
     """A model that says one thing."""
-    from ecellm_mlx.inference.answers import Answer, Decoding
+    from ecellm_mlx.inference.answers import Answer
+    from ecellm_mlx.inference.protocol import Decoding
 
     return lambda rows: (Answer(i, Decoding.VALID, text, 0.5) for i in range(len(rows)))
 

@@ -23,7 +23,7 @@ HEAVY = ("mlx", "mlx.core", "mlx_lm", "transformers", "torch", "textual", "huggi
         "import sys; sys.argv = ['ecellm', '--help']\n"
         "from ecellm_mlx.cli import main\n"
         "try: main()\nexcept SystemExit: sys.stdout.flush()",
-        "import ecellm_mlx.training.setup, ecellm_mlx.evaluation.evaluate",
+        "import ecellm_mlx.training.setup, ecellm_mlx.evaluation.job",
         "import ecellm_mlx.jobs, ecellm_mlx.catalog.job",
     ],
 )

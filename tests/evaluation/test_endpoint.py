@@ -18,9 +18,10 @@ from ecellm_mlx.data import prompts, rows
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.evaluation import endpoint as endpoints
-from ecellm_mlx.evaluation import evaluate
+from ecellm_mlx.evaluation import job
 from ecellm_mlx.evaluation.endpoint import EndpointError, parse_url
-from ecellm_mlx.inference import sampling
+from ecellm_mlx.evaluation.settings import EvaluationSettings
+from ecellm_mlx.inference import protocol
 from ecellm_mlx.jobs import events
 
 from .fake_endpoint import FakeEndpoint
@@ -40,7 +41,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def expected() -> dict[str, rows.Row]:
     """The rows that are asked for, by their prompt."""
-    chosen = evaluate.select(DATA, TASKS, (), ROWS)
+    chosen = job.rows_of(EvaluationSettings(model="", data=DATA, tasks=TASKS, limit=ROWS))
     return {prompts.prompt(row, Frame.ALPACA): row for row in chosen}
 
 
@@ -52,12 +53,17 @@ def fake(expected: dict[str, rows.Row]) -> Iterator[FakeEndpoint]:
 
 
 @pytest.fixture
-def launch(fake: FakeEndpoint, tmp_path: Path) -> Any:
+def make(fake: FakeEndpoint, tmp_path: Path) -> Any:
     def create(**options: Any) -> jobs.RunDirectory:
-        return evaluate.launch(
-            "some-model", DATA, tasks=TASKS, limit=ROWS, out=tmp_path / "run",
-            endpoint=fake.url, **options,
-        )  # fmt: skip
+        settings = EvaluationSettings(
+            model="some-model",
+            data=DATA,
+            tasks=TASKS,
+            limit=ROWS,
+            endpoint=fake.url,
+            **options,
+        )
+        return job.create(settings, tmp_path / "run")
 
     return create
 
@@ -65,7 +71,7 @@ def launch(fake: FakeEndpoint, tmp_path: Path) -> Any:
 def run_here(run: jobs.RunDirectory) -> dict[str, Any]:
     context = jobs.JobContext(run)
     try:
-        outcome, results = evaluate.run_job(context)
+        outcome, results = job.run_job(context)
     finally:
         context.close()
     return {"outcome": outcome, **results}
@@ -73,9 +79,9 @@ def run_here(run: jobs.RunDirectory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
 def test_same_rows_prompts_and_sampling(
-    fake: FakeEndpoint, launch: Any, expected: Any, api: str
+    fake: FakeEndpoint, make: Any, expected: Any, api: str
 ) -> None:
-    results = run_here(launch(api=api, seed=7))
+    results = run_here(make(api=api, seed=7))
     assert results["outcome"] == "finished"
     scores = results["decodings"]["paper"]
     assert scores["Product_Matching"]["IND_Diverse_Instruction"]["official"]["f1"] == 1
@@ -87,36 +93,36 @@ def test_same_rows_prompts_and_sampling(
     assert set(fake.paths) == {"/v1/chat/completions" if api == "chat" else "/v1/completions"}
     for request in fake.requests:
         assert request["model"] == "some-model"
-        assert request["temperature"] == sampling.PAPER_TEMPERATURE
-        assert request["top_p"] == sampling.PAPER_TOP_P
-        assert request["max_tokens"] == sampling.PAPER_MAX_TOKENS
+        assert request["temperature"] == protocol.PAPER_TEMPERATURE
+        assert request["top_p"] == protocol.PAPER_TOP_P
+        assert request["max_tokens"] == protocol.PAPER_MAX_TOKENS
         assert request["seed"] == 7
 
 
-def test_requests_run_side_by_side(fake: FakeEndpoint, launch: Any) -> None:
+def test_requests_run_side_by_side(fake: FakeEndpoint, make: Any) -> None:
     fake.delay_s = 0.05
-    run_here(launch(concurrency=5))
+    run_here(make(concurrency=5))
     assert fake.most_at_once == 5
 
 
 def test_the_key_is_sent_and_kept_nowhere(
-    fake: FakeEndpoint, launch: Any, monkeypatch: pytest.MonkeyPatch
+    fake: FakeEndpoint, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ECELLM_API_KEY", "sk-very-secret")
-    run = launch()
+    run = make()
     run_here(run)
     assert {h["Authorization"] for h in fake.headers} == {"Bearer sk-very-secret"}
     for file in run.path.iterdir():
         assert b"very-secret" not in file.read_bytes()
 
 
-def test_passing_failures_are_tried_again(fake: FakeEndpoint, launch: Any) -> None:
+def test_passing_failures_are_tried_again(fake: FakeEndpoint, make: Any) -> None:
     busy = b'{"error": {"message": "slow down"}}'
     fake.replies = [
         (429, {"Retry-After": "0"}, busy), (503, {}, b"<html>busy</html>"), None,
         (500, {}, b""), (429, {"Retry-After": "soon"}, busy), None,
     ]  # fmt: skip
-    run = launch()
+    run = make()
     assert run_here(run)["outcome"] == "finished"
     assert len(fake.requests) == ROWS + 6
     said = [e.message for e in run.reader().read() if isinstance(e, events.Warned)]
@@ -125,9 +131,9 @@ def test_passing_failures_are_tried_again(fake: FakeEndpoint, launch: Any) -> No
     assert any("the connection failed" in text for text in said)
 
 
-def test_retry_after_is_obeyed(fake: FakeEndpoint, launch: Any) -> None:
+def test_retry_after_is_obeyed(fake: FakeEndpoint, make: Any) -> None:
     fake.replies = [(429, {"Retry-After": "0.2"}, b"{}")]
-    run = launch(concurrency=1)
+    run = make(concurrency=1)
     run_here(run)
     said = next(e for e in run.reader().read() if isinstance(e, events.Warned))
     later = next(e for e in run.reader().read() if isinstance(e, events.Progress))
@@ -167,9 +173,9 @@ def test_how_long_a_server_asks_to_wait(asked: str | None, seconds: float) -> No
     ],
 )
 def test_a_refusal_ends_with_what_the_server_said(
-    fake: FakeEndpoint, launch: Any, reply: Any, message: str
+    fake: FakeEndpoint, make: Any, reply: Any, message: str
 ) -> None:
-    run = launch(concurrency=1)
+    run = make(concurrency=1)
     fake.replies = ["answer", "answer", "answer", reply]
     with pytest.raises(EndpointError, match=f"(?s){message}"):
         run_here(run)
@@ -182,10 +188,10 @@ def test_a_refusal_ends_with_what_the_server_said(
     assert len({json.loads(line)["id"] for line in lines}) == len(lines) == ROWS
 
 
-def test_answers_beside_a_failure_are_kept(fake: FakeEndpoint, launch: Any) -> None:
+def test_answers_beside_a_failure_are_kept(fake: FakeEndpoint, make: Any) -> None:
     fake.delay_s = 0.2
     fake.replies = [(403, {}, b"no")]
-    run = launch(concurrency=4)
+    run = make(concurrency=4)
     with pytest.raises(EndpointError):
         run_here(run)
     kept = (run.path / "answers.jsonl").read_text().splitlines()
@@ -194,19 +200,19 @@ def test_answers_beside_a_failure_are_kept(fake: FakeEndpoint, launch: Any) -> N
 
 @pytest.mark.parametrize("way", ["hang", "drip"])
 def test_a_server_that_does_not_answer(
-    fake: FakeEndpoint, launch: Any, monkeypatch: pytest.MonkeyPatch, way: str
+    fake: FakeEndpoint, make: Any, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr(endpoints, "RETRIES", 1)
     setattr(fake, way, True)
-    run = launch(concurrency=2, timeout_s=0.3)
+    run = make(concurrency=2, timeout_s=0.3)
     with pytest.raises(EndpointError, match=r"failed 2 times.*no answer in 0.3 s.*resume"):
         run_here(run)
     assert (run.path / "predictions.jsonl").read_text() == ""
 
 
-def test_nobody_there(launch: Any, fake: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_there(make: Any, fake: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "RETRIES", 1)
-    run = launch()
+    run = make()
     with FakeEndpoint() as other:
         gone = other.url
     config = json.loads((run.path / "job.json").read_text())
@@ -216,22 +222,22 @@ def test_nobody_there(launch: Any, fake: FakeEndpoint, monkeypatch: pytest.Monke
         run_here(run)
 
 
-def test_stopping_does_not_wait_for_the_server(fake: FakeEndpoint, launch: Any) -> None:
+def test_stopping_does_not_wait_for_the_server(fake: FakeEndpoint, make: Any) -> None:
     fake.hang = True
-    run = launch(timeout_s=20)
+    run = make(timeout_s=20)
     context = jobs.JobContext(run)
     context.poll = lambda on_pause=None: (  # type: ignore[method-assign]
         jobs.Control.STOP if fake.requests else None
     )
-    outcome, results = evaluate.run_job(context)
+    outcome, results = job.run_job(context)
     context.close()
     assert (outcome, results) == ("stopped", {"answers": 0})
     fake.closed.set()
 
 
-def test_half_a_character_is_replaced(launch: Any, fake: FakeEndpoint) -> None:
+def test_half_a_character_is_replaced(make: Any, fake: FakeEndpoint) -> None:
     fake.replies = [(200, {}, b'{"choices": [{"text": "\\ud83d"}]}')]
-    run = launch(concurrency=1)
+    run = make(concurrency=1)
     assert run_here(run)["outcome"] == "finished"
 
 

@@ -18,19 +18,26 @@ import pytest
 from ecellm_mlx import jobs, sample
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import AdapterError, JobError, UsageError
-from ecellm_mlx.evaluation import evaluate, local, systems, thresholds
+from ecellm_mlx.evaluation import job, local, systems, thresholds
 from ecellm_mlx.evaluation.calibration import Threshold
-from ecellm_mlx.evaluation.journal import Journal
+from ecellm_mlx.evaluation.journal import AnswerLog
+from ecellm_mlx.evaluation.settings import EvaluationSettings
 from ecellm_mlx.jobs import events
 from ecellm_mlx.models import adapter_files
 
 QUICK = ("PM", "SA", "PRP", "QPR")  # answered in one pass or two
 
 
+def create(
+    model: str, data: Path, *, out: Path | None = None, **settings: Any
+) -> jobs.RunDirectory:
+    return job.create(EvaluationSettings(model=model, data=data, **settings), out)
+
+
 def run_here(run: jobs.RunDirectory) -> dict[str, Any]:
     context = jobs.JobContext(run)
     try:
-        outcome, results = evaluate.run_job(context)
+        outcome, results = job.run_job(context)
     finally:
         context.close()
     return {"outcome": outcome, **results}
@@ -38,7 +45,7 @@ def run_here(run: jobs.RunDirectory) -> dict[str, Any]:
 
 def test_both_decodings(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     data = dataset / "test.jsonl"
-    run = evaluate.launch(
+    run = create(
         str(tiny), data, decodings=("paper", "valid"), batch_size=4, out=tmp_path / "run"
     )
     results = run_here(run)
@@ -68,7 +75,7 @@ def test_both_decodings(tiny: Path, dataset: Path, tmp_path: Path) -> None:
 
 
 def test_limit_is_a_flagged_subset(tiny: Path, dataset: Path, tmp_path: Path) -> None:
-    run = evaluate.launch(str(tiny), dataset / "test.jsonl", limit=3, out=tmp_path / "run")
+    run = create(str(tiny), dataset / "test.jsonl", limit=3, out=tmp_path / "run")
     results = run_here(run)
     assert results["n"] == 3
     assert results["subset"] is True
@@ -100,13 +107,13 @@ def test_all_settings_and_both_spellings(tiny: Path, tmp_path: Path) -> None:
             {"input": "a", "output": "b"} if "shot" in item["setting"] else None
         )
     data.write_text("".join(json.dumps(item) + "\n" for item in chosen), encoding="utf-8")
-    run = evaluate.launch(str(tiny), data, out=tmp_path / "run")
+    run = create(str(tiny), data, out=tmp_path / "run")
     scores = run_here(run)["decodings"]["valid"]
     assert {s for by_setting in scores.values() for s in by_setting} == set(settings)
     assert scores.keys() <= {"Product_Matching", "Product_Relation_Predicition"}
-    one = evaluate.launch(
-        str(tiny), data, tasks=["Product_Relation_Prediction"],
-        settings=["OOD_Diverse_Instruction_1-shot", "IND_Single_Instruction"],
+    one = create(
+        str(tiny), data, tasks=("Product_Relation_Prediction",),
+        settings=("OOD_Diverse_Instruction_1-shot", "IND_Single_Instruction"),
         out=tmp_path / "one",
     )  # fmt: skip
     assert set(one.job().config["tasks"]) == {"Product_Relation_Predicition"}
@@ -126,7 +133,7 @@ def quick(tiny: Path, tmp_path: Path) -> Any:
     """An evaluation of real rows in many small groups, under a name."""
 
     def launch(name: str) -> jobs.RunDirectory:
-        return evaluate.launch(
+        return create(
             str(tiny), sample.folder() / "test.jsonl", tasks=QUICK, limit=80, batch_size=2,
             out=tmp_path / name,
         )  # fmt: skip
@@ -190,7 +197,7 @@ def test_stopped_and_resumed(quick: Any, ecellm: Any) -> None:
     context = jobs.JobContext(run)
     polls = iter([None] * 9 + [jobs.Control.STOP] * 100)
     context.poll = lambda on_pause=None: next(polls)  # type: ignore[method-assign]
-    outcome, results = evaluate.run_job(context)
+    outcome, results = job.run_job(context)
     context.close()
     assert outcome == "stopped"
     partial = (run.path / "predictions.jsonl").read_text().splitlines()
@@ -218,16 +225,16 @@ def test_nothing_is_computed_when_all_is_there(
 def test_a_failure_keeps_what_there_is(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = quick("run")
     added = 0
-    add = Journal.add
+    add = AnswerLog.add
 
-    def failing(self: Journal, records: Any) -> None:
+    def failing(self: AnswerLog, records: Any) -> None:
         nonlocal added
         added += 1
         if added > 2:
             raise JobError("the disk is gone")
         add(self, records)
 
-    monkeypatch.setattr(Journal, "add", failing)
+    monkeypatch.setattr(AnswerLog, "add", failing)
     with pytest.raises(JobError, match="the disk is gone"):
         run_here(run)
     assert len((run.path / "predictions.jsonl").read_text().splitlines()) == 16
@@ -235,7 +242,7 @@ def test_a_failure_keeps_what_there_is(quick: Any, monkeypatch: pytest.MonkeyPat
 
 def test_rows_that_changed_are_not_mixed(tiny: Path, dataset: Path, tmp_path: Path) -> None:
     data = dataset / "test.jsonl"
-    run = evaluate.launch(str(tiny), data, out=tmp_path / "run")
+    run = create(str(tiny), data, out=tmp_path / "run")
     data.write_text(data.read_text().replace("the", "a"), encoding="utf-8")
     with pytest.raises(JobError, match=r"the data of .* changed"):
         run_here(run)
@@ -332,24 +339,24 @@ def test_shortened_inputs_are_named_and_counted(
 def test_contradictions_are_usage_errors(tiny: Path, dataset: Path) -> None:
     data, url = dataset / "test.jsonl", "http://127.0.0.1:1/v1"
     for options, message in (
-        ({"decodings": ["greedy"]}, "greedy is unknown"),
-        ({"endpoint": url, "decodings": ["valid"]}, "--decoding valid needs the model"),
+        ({"decodings": ("greedy",)}, "greedy is unknown"),
+        ({"endpoint": url, "decodings": ("valid",)}, "--decoding valid needs the model"),
         ({"endpoint": url, "api": "soap"}, "--api soap is unknown"),
         ({"endpoint": url, "frame": "chatml"}, "--frame chatml is unknown"),
         ({"endpoint": "localhost:8080"}, "is no address"),
         ({"endpoint": "http://me:secret@host/v1"}, "must not hold a password"),
     ):
         with pytest.raises(UsageError, match=message):
-            evaluate.launch(str(tiny), data, **options)
+            create(str(tiny), data, **options)
 
 
 def test_calibration_and_a_threshold_from_other_rows(tiny: Path, tmp_path: Path) -> None:
     found = {}
     for split in ("val", "test"):
         options = {"threshold_from": str(found["val"].path)} if found else {}
-        found[split] = evaluate.launch(
-            str(tiny), sample.folder() / f"{split}.jsonl", tasks=["PM", "SA"],
-            settings=["IND_Diverse_Instruction"], limit=20, out=tmp_path / split, **options,
+        found[split] = create(
+            str(tiny), sample.folder() / f"{split}.jsonl", tasks=("PM", "SA"),
+            settings=("IND_Diverse_Instruction",), limit=20, out=tmp_path / split, **options,
         )  # fmt: skip
         run_here(found[split])
     metrics = json.loads((found["test"].path / "metrics.json").read_text())

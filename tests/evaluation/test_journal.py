@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecellm_mlx.evaluation.journal import Journal, Record
+from ecellm_mlx.evaluation.journal import AnswerLog, Record
 
 pytestmark = pytest.mark.unit
 
@@ -31,14 +31,14 @@ def lines(path: Path) -> list[Record]:
 
 def test_remembers_and_never_repeats(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    journal = Journal(path)
+    journal = AnswerLog(path)
     journal.add(RECORDS[:2])
     journal.add(RECORDS)
     assert ("paper", "row/1") in journal
     assert ("paper", "row/0") not in journal
     journal.close()
     assert lines(path) == RECORDS
-    again = Journal(path)
+    again = AnswerLog(path)
     assert len(again) == 4
     assert again.records["valid"]["row/2"] == RECORDS[3]
     again.close()
@@ -46,14 +46,14 @@ def test_remembers_and_never_repeats(tmp_path: Path) -> None:
 
 def test_torn_at_every_byte(tmp_path: Path) -> None:
     whole = tmp_path / "whole.jsonl"
-    journal = Journal(whole)
+    journal = AnswerLog(whole)
     journal.add(RECORDS)
     journal.close()
     content = whole.read_bytes()
     torn = tmp_path / "torn.jsonl"
     for size in range(len(content) + 1):
         torn.write_bytes(content[:size])
-        journal = Journal(torn)
+        journal = AnswerLog(torn)
         assert len(journal) == content[:size].count(b"\n"), "complete lines are kept"
         journal.add(RECORDS)
         journal.close()
@@ -63,12 +63,12 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"\0" * 40 + b"\n", b'{"id": "x"}\n', b"[]\n", b"3\n"])
 def test_a_damaged_end_is_cut_off(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "answers.jsonl"
-    journal = Journal(path)
+    journal = AnswerLog(path)
     journal.add(RECORDS[:2])
     journal.close()
     with path.open("ab") as stream:
         stream.write(damage)
-    journal = Journal(path)
+    journal = AnswerLog(path)
     journal.add(RECORDS[2:])
     journal.close()
     assert lines(path) == RECORDS

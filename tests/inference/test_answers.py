@@ -13,7 +13,8 @@ from ecellm_mlx import sample
 from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import DataError
-from ecellm_mlx.inference.answers import Answer, Answerer, Decoding
+from ecellm_mlx.inference.answers import Answer, Answerer
+from ecellm_mlx.inference.protocol import Decoding
 from ecellm_mlx.inference.rankings import Ranking
 from ecellm_mlx.inference.stops import Stops
 from ecellm_mlx.models import loading

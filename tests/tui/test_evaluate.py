@@ -10,11 +10,11 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Input
 
 from ecellm_mlx import jobs
+from ecellm_mlx.evaluation.settings import EvaluationSettings
 from ecellm_mlx.jobs import State
 from tui import evaluations, places
 from tui.app import EcellmApp
 from tui.dialog import CommandDialog
-from tui.evaluations import Order
 from tui.screens.evaluate import EvaluateScreen
 from tui.screens.miss import MissDialog
 from tui.widgets.choice import Choice
@@ -118,15 +118,15 @@ async def test_a_job_that_dies_ends_the_queue(
     tiny: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
-    launch = evaluations.launch
+    create = evaluations.create
 
-    def dies(order: Order) -> jobs.RunDirectory:
-        run = launch(order)
+    def dies(order: EvaluationSettings) -> jobs.RunDirectory:
+        run = create(order)
         started.append(run)
         run.write_status(jobs.Status(state=State.FAILED, message="killed [9]."))
         return run
 
-    monkeypatch.setattr(evaluations, "launch", dies)
+    monkeypatch.setattr(evaluations, "create", dies)
     monkeypatch.setattr(jobs, "start", lambda run: None)
     app = EcellmApp()
     async with app.run_test(size=WIDE) as pilot:

@@ -22,13 +22,15 @@ from textual.worker import get_current_worker
 
 from ecellm_mlx import jobs
 from ecellm_mlx.errors import EcellmError
+from ecellm_mlx.evaluation.settings import EvaluationSettings
+from ecellm_mlx.inference.protocol import Decoding
 from ecellm_mlx.jobs import RunDirectory, State
 from ecellm_mlx.tasks.registry import TASKS, find
 from tui import child, evaluations, formats, on_disk
 from tui.cells import BAD, GOOD, cell
 from tui.child import command_line
 from tui.dialog import Field
-from tui.evaluations import Line, Miss, Order
+from tui.evaluations import Line, Miss
 from tui.messages import (
     ComparisonRead,
     EvaluationsRead,
@@ -122,7 +124,7 @@ class EvaluateScreen(PlaceScreen):
                 yield Input("60", placeholder="all", id="limit", type="integer", compact=True)
             with Horizontal(classes="choice-row"):
                 yield Label("Answers", classes="choice-label")
-                yield Cycle(("valid", "paper"), "valid")
+                yield Cycle(tuple(map(str, Decoding)), str(Decoding.VALID))
             yield Problem(id="eval-problem")
             yield Static(id="eval-progress", markup=False)
             with Horizontal(classes="buttons"):
@@ -168,22 +170,23 @@ class EvaluateScreen(PlaceScreen):
         }
 
     @property
-    def orders(self) -> list[Order]:
+    def orders(self) -> list[EvaluationSettings]:
         """One for each column that the form asks for: the base, then the adapters."""
         limit = self.query_one("#limit", Input).value
         named = self.query_one("#tasks", Input).value.split(",")
         tasks = tuple(task.strip() for task in named if task.strip())
         adapters = [self.query_one(f"#{n}", Choice).value or "" for n in ("adapter", "second")]
+        decoding = Decoding(self.query_one(Cycle).value)
         return [
-            Order(
+            EvaluationSettings(
                 model=self.query_one("#model", Choice).value or "",
-                data=self.query_one("#data", Choice).value or "",
+                data=Path(self.query_one("#data", Choice).value or ""),
                 adapter=adapter,
                 tasks=tasks,
                 limit=int(limit) if limit.isdigit() and int(limit) else None,
-                decoding=self.query_one(Cycle).value,
+                decodings=() if decoding is Decoding.VALID else (decoding,),
             )
-            for adapter in ["", *(a for a in adapters if a)]
+            for adapter in [None, *(a for a in adapters if a)]
         ]
 
     def action_start(self) -> None:
@@ -191,7 +194,7 @@ class EvaluateScreen(PlaceScreen):
         if self._evaluating:
             return
         orders = self.orders
-        if not orders[0].model or not orders[0].data:
+        if not orders[0].model or not orders[0].data.name:
             self._complain("Choose a model and a file of rows.")
             return
         self._complain("")
@@ -239,7 +242,7 @@ class EvaluateScreen(PlaceScreen):
         base = self.runs[0] if self.runs else None
         for column, run in enumerate(self.runs[1:], 1):
             if base and run:
-                self._compare(column, base, run, self.orders[0].data)
+                self._compare(column, base, run, str(self.orders[0].data))
 
     @on(ComparisonRead)
     def _comparison_read(self, event: ComparisonRead) -> None:
@@ -271,7 +274,7 @@ class EvaluateScreen(PlaceScreen):
         event.stop()
         line = self.lines[event.cursor_row]
         self.query_one("#misses-pane").border_title = f"Rows of {line.task} …"
-        self._read_misses(list(self.runs), Path(self.orders[0].data), line.task)
+        self._read_misses(list(self.runs), self.orders[0].data, line.task)
 
     @on(MissesRead)
     def _misses_read(self, event: MissesRead) -> None:
@@ -305,7 +308,7 @@ class EvaluateScreen(PlaceScreen):
 
     def _edited(self) -> None:
         orders = self.orders
-        self.show_command(command_line(orders[min(1, len(orders) - 1)].words()))
+        self.show_command(command_line(evaluations.words(orders[min(1, len(orders) - 1)])))
         unknown = [t for t in orders[0].tasks if not _known(t)]
         known = ", ".join(task.short for task in TASKS.values())
         if unknown:
@@ -364,7 +367,7 @@ class EvaluateScreen(PlaceScreen):
         ]
 
     @work(thread=True, exclusive=True, group="runs")
-    def _read_runs(self, orders: Sequence[Order]) -> None:
+    def _read_runs(self, orders: Sequence[EvaluationSettings]) -> None:
         runs = [evaluations.find(order) for order in orders]
         lines = evaluations.lines(runs, self.mode)
         if not get_current_worker().is_cancelled:
@@ -385,14 +388,14 @@ class EvaluateScreen(PlaceScreen):
             self.post_message(MissesRead(task, [], str(error)))
 
     @work(thread=True, group="evaluate")
-    def _evaluate(self, orders: Sequence[Order]) -> None:
+    def _evaluate(self, orders: Sequence[EvaluationSettings]) -> None:
         for number, order in enumerate(orders, 1):
             if self._stop.is_set() or evaluations.find(order):
                 continue
             try:
                 run, process = evaluations.find_live(order), None
                 if run is None:
-                    run = evaluations.launch(order)
+                    run = evaluations.create(order)
                     process = jobs.start(run)
             except (EcellmError, OSError) as error:
                 self.post_message(JobRefused(str(error)))

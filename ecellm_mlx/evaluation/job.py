@@ -20,149 +20,77 @@ from typing import TYPE_CHECKING, Any
 
 from ecellm_mlx import device, jobs
 from ecellm_mlx.data import rows as rows_module
-from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.device import runtime
-from ecellm_mlx.errors import DataError, JobError, UsageError
+from ecellm_mlx.errors import DataError, JobError
 from ecellm_mlx.evaluation import endpoint as endpoints
 from ecellm_mlx.evaluation import journal as journals
 from ecellm_mlx.evaluation import local, thresholds
-from ecellm_mlx.evaluation.endpoint import Api, Endpoint
-from ecellm_mlx.evaluation.journal import Journal, Record
+from ecellm_mlx.evaluation.endpoint import Endpoint
+from ecellm_mlx.evaluation.journal import AnswerLog, Record
+from ecellm_mlx.evaluation.settings import EvaluationSettings
 from ecellm_mlx.files import write_atomic, write_json
 from ecellm_mlx.jobs import events
-from ecellm_mlx.models import adapter_files, registry
 from ecellm_mlx.models.fingerprint import base_fingerprint
-from ecellm_mlx.tasks.registry import find as find_task
-from ecellm_mlx.tasks.values import Values
-from ecellm_mlx.tasks.values import parse as parse_values
 
 if TYPE_CHECKING:
     from ecellm_mlx.evaluation.bertscore import BertScorer
 
-DECODINGS = ("valid", "paper")
 # Keys of the journal that predictions do without.
 INTERNAL = ("decoding", "shortened")
 SUBSET_SEED = 0
-CONCURRENCY = 4
 PROGRESS_S = 1.0
 
 
-def launch(
-    model: str,
-    data: Path,
-    *,
-    adapter: str | None = None,
-    tasks: Sequence[str] = (),
-    settings: Sequence[str] = (),
-    limit: int | None = None,
-    decodings: Sequence[str] = (),
-    values: str = "free",
-    batch_size: int = 16,
-    seed: int = 42,
-    endpoint: str | None = None,
-    api: str = Api.COMPLETIONS,
-    frame: str = Frame.ALPACA,
-    concurrency: int = CONCURRENCY,
-    timeout_s: float = 120.0,
-    baseline: str | None = None,
-    threshold_from: str | None = None,
-    bertscore: Path | None = None,
-    bertscore_layer: int | None = None,
-    out: Path | None = None,
-) -> jobs.RunDirectory:
+def create(settings: EvaluationSettings, out: Path | None = None) -> jobs.RunDirectory:
     """Create the run directory of an evaluation; ``jobs.start`` starts it.
 
     Args:
-        model: registry name or folder; with ``endpoint`` the model's name there.
-        data: a file of rows.
-        adapter: adapter folder or run.
-        tasks, settings: which rows; all when empty.
-        limit: at most so many rows, alike in make-up to all.
-        decodings: ``valid`` and ``paper``; an endpoint only knows ``paper``.
-        values: ``source`` takes attribute values from the row's text only, ``free`` lets
-            the model write them; of the ``valid`` decoding.
-        batch_size, seed: of the computation here.
-        endpoint: base address of a server to ask instead.
-        api, frame, concurrency, timeout_s: how to ask it.
-        baseline: an earlier evaluation to show beside this one in the report.
-        threshold_from: a finished evaluation of validation rows, to choose yes/no
-            thresholds on.
-        bertscore, bertscore_layer: model folder for scores of generated text.
+        settings: what the user asks for.
         out: run directory; a new one in the workspace when not given.
 
     Raises:
         ModelError, AdapterError, DataError: what is wrong, before anything starts.
-        UsageError: unknown or contradictory options.
+        UsageError: an unknown task, or an endpoint that is no address.
+        JobError: an earlier evaluation that is not there; ``out`` holds a run.
     """
-    decodings = decodings or (("paper",) if endpoint else ("valid",))
-    if unknown := [d for d in decodings if d not in DECODINGS]:
-        raise UsageError(f"--decoding {unknown[0]} is unknown", expected=" or ".join(DECODINGS))
-    if parse_values(values) is Values.SOURCE and "valid" not in decodings:
-        raise UsageError(
-            "--values source has no effect without --decoding valid",
-            cure="leave --values out: free generation follows no grammar",
-        )
-    if threshold_from:
-        thresholds.choose(jobs.find(threshold_from).path)
-    names = [find_task(task).name for task in tasks]
-    select(data, names, settings, limit)
-    config: dict[str, Any] = {
-        "model": model,
-        "model_name": model,
-        "adapter": str(adapter_files.folder_of(adapter)) if adapter else None,
-        "data": str(data.absolute()),
-        "tasks": names,
-        "settings": list(settings),
-        "limit": limit,
-        "decodings": list(decodings),
-        "values": values,
-        "batch_size": batch_size,
-        "seed": seed,
-        "endpoint": None,
-        "baseline": str(jobs.find(baseline).path) if baseline else None,
-        "threshold_from": str(jobs.find(threshold_from).path) if threshold_from else None,
-        "bertscore": str(bertscore.absolute()) if bertscore else None,
-        "bertscore_layer": bertscore_layer,
-    }
-    fingerprints = {"data": rows_module.digest([data])}
-    if endpoint:
-        config["endpoint"] = _endpoint_config(
-            endpoint, decodings, adapter, api, frame, concurrency, timeout_s
-        )
-    else:
-        base = registry.resolve(model)
-        config["model"] = str(base.absolute())
-        fingerprints["base"] = base_fingerprint(base)
-        if config["adapter"]:
-            weights = Path(config["adapter"]) / adapter_files.WEIGHTS_FILE
-            fingerprints["adapter"] = rows_module.digest([weights])
-    return jobs.create("eval", config, out=out, fingerprints=fingerprints)
+    settings = settings.resolved()
+    if settings.threshold_from:
+        thresholds.choose(Path(settings.threshold_from))
+    rows_of(settings)
+    fingerprints = {"data": rows_module.digest([settings.data])}
+    if not settings.endpoint:
+        fingerprints["base"] = base_fingerprint(Path(settings.model))
+    if settings.adapter_weights:
+        fingerprints["adapter"] = rows_module.digest([settings.adapter_weights])
+    return jobs.create("eval", settings.to_json(), out=out, fingerprints=fingerprints)
 
 
-def select(
-    data: Path, tasks: Sequence[str], settings: Sequence[str], limit: int | None
-) -> list[Row]:
+def rows_of(settings: EvaluationSettings) -> list[Row]:
     """The rows to evaluate: filtered, then a stratified subset.
 
     Raises:
         DataError: none are left.
     """
-    chosen = rows_module.load(data, tasks=list(tasks) or None, settings=list(settings) or None)
+    chosen = rows_module.load(
+        settings.data,
+        tasks=list(settings.tasks) or None,
+        settings=list(settings.settings) or None,
+    )
+    limit = settings.limit
     return rows_module.stratified(chosen, limit, SUBSET_SEED) if limit else chosen
 
 
 def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
     """Evaluate as ``job.json`` says, going on from what the journal has."""
-    config = context.config
-    data = Path(config["data"])
-    rows = select(data, config["tasks"], config["settings"], config["limit"])
-    _check_unchanged(context, "data", rows_module.digest([data]))
+    settings = EvaluationSettings.from_json(context.config)
+    rows = rows_of(settings)
+    _check_unchanged(context, "data", rows_module.digest([settings.data]))
     # A wrong folder must not cost an evaluation first.
-    scorer = _text_scorer(config)
-    journal = Journal(context.run.path / journals.FILE)
-    run = _Run(context, rows, journal)
-    produce = run.from_endpoint if config["endpoint"] else run.from_model
+    scorer = _text_scorer(settings)
+    journal = AnswerLog(context.run.path / journals.FILE)
+    run = _Evaluation(context, settings, rows, journal)
+    produce = run.from_endpoint if settings.endpoint else run.from_model
     try:
         # A run that was killed behind its last answer needs no model any more.
         for records in produce() if len(journal) < run.total else ():
@@ -180,19 +108,24 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
         )
     results = run.results(scorer)
     write_json(context.run.path / "metrics.json", results)
-    _write_report(context)
+    _write_report(context, settings)
     context.emit(events.EvalMetrics(step=run.total, loss=None, metrics=results["decodings"]))
     # Breakdowns are in metrics.json; an event is one line.
     return "finished", {key: value for key, value in results.items() if key != "details"}
 
 
-class _Run:
+class _Evaluation:
     """One process's share of an evaluation: where answers come from and what they add to."""
 
-    def __init__(self, context: jobs.JobContext, rows: list[Row], journal: Journal) -> None:
-        self.context, self.rows, self.journal = context, rows, journal
-        self.config = context.config
-        self.decodings: list[str] = self.config["decodings"]
+    def __init__(
+        self,
+        context: jobs.JobContext,
+        settings: EvaluationSettings,
+        rows: list[Row],
+        journal: AnswerLog,
+    ) -> None:
+        self.context, self.settings, self.rows, self.journal = context, settings, rows, journal
+        self.decodings = settings.decodings
         self.total = len(rows) * len(self.decodings)
         self.tokens_per_second: float | None = None
         self.peak_memory_gb: float | None = None
@@ -202,39 +135,40 @@ class _Run:
 
     def from_model(self) -> Iterator[list[Record]]:
         """Answers of the model on this machine."""
-        from ecellm_mlx.inference.answers import Answerer, Decoding
+        from ecellm_mlx.inference.answers import Answerer
         from ecellm_mlx.models import loading
 
-        config = self.config
-        _check_unchanged(self.context, "base", base_fingerprint(Path(config["model"])))
-        if config["adapter"]:
-            weights = Path(config["adapter"]) / adapter_files.WEIGHTS_FILE
+        settings = self.settings
+        _check_unchanged(self.context, "base", base_fingerprint(Path(settings.model)))
+        if weights := settings.adapter_weights:
             _check_unchanged(self.context, "adapter", rows_module.digest([weights]))
         runtime.reset_peak_memory()
-        base = loading.load(config["model"], config["adapter"], warn=self.warn)
+        base = loading.load(settings.model, settings.adapter, warn=self.warn)
         answerer = Answerer(
             base,
-            batch_size=config["batch_size"],
-            seed=config["seed"],
-            values=Values(config["values"]),
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            values=settings.values,
             warn=self.warn,
         )
         self._announce(device.name())
-        decodings = [Decoding(name) for name in self.decodings]
-        yield from local.answer(answerer, self.rows, decodings, self.journal, self.proceed)
+        yield from local.records(
+            answerer, self.rows, self.decodings, self.journal, self.proceed
+        )
         self.tokens_per_second = answerer.speed.tokens_per_second
         self.peak_memory_gb = runtime.peak_memory_gb()
 
     def from_endpoint(self) -> Iterator[list[Record]]:
         """Answers of a server."""
-        asked = self.config["endpoint"]
+        settings = self.settings
+        assert settings.endpoint
         server = Endpoint(
-            url=asked["url"],
-            model=self.config["model"],
-            api=Api(asked["api"]),
-            frame=Frame(asked["frame"]),
-            seed=self.config["seed"],
-            timeout_s=asked["timeout_s"],
+            url=settings.endpoint,
+            model=settings.model,
+            api=settings.api,
+            frame=settings.frame,
+            seed=settings.seed,
+            timeout_s=settings.timeout_s,
         )
         self._announce(server.url)
         decoding = self.decodings[0]
@@ -242,7 +176,7 @@ class _Run:
             server,
             [row for row in self.rows if (decoding, row.id) not in self.journal],
             decoding,
-            concurrency=asked["concurrency"],
+            concurrency=settings.concurrency,
             proceed=self.proceed,
             warn=self.warn,
         )
@@ -277,14 +211,14 @@ class _Run:
     def write_predictions(self) -> None:
         """Write what there is in the order of the rows, also of an unfinished run."""
         for decoding in self.decodings:
-            found = self.journal.records.get(decoding, {})
+            records = self.journal.records.get(decoding, {})
             lines = [
                 json.dumps(
-                    {k: v for k, v in found[row.id].items() if k not in INTERNAL},
+                    {k: v for k, v in records[row.id].items() if k not in INTERNAL},
                     ensure_ascii=False,
                 )
                 for row in self.rows
-                if row.id in found
+                if row.id in records
             ]
             write_atomic(
                 self.context.run.path / predictions_name(decoding, self.decodings),
@@ -296,7 +230,8 @@ class _Run:
         from ecellm_mlx.evaluation.details import details
         from ecellm_mlx.evaluation.metrics import score_by_task
 
-        source = self.config["threshold_from"]
+        settings = self.settings
+        source = settings.threshold_from
         chosen = thresholds.choose(Path(source)) if source else {}
         scores, more = {}, {}
         # In the order of the files: readers know the first decoding by it.
@@ -315,14 +250,14 @@ class _Run:
                 text_scorer=scorer,
             )
         return {
-            "model": self.config["model_name"],
-            "adapter": self.config["adapter"],
-            "endpoint": self.config["endpoint"],
-            "data": self.config["data"],
+            "model": settings.model_name,
+            "adapter": settings.adapter,
+            "endpoint": settings.to_json()["endpoint"],
+            "data": str(settings.data),
             "made": self._made(),
             "n": len(self.rows),
-            "subset": bool(self.config["limit"]),
-            "values": self.config["values"],
+            "subset": bool(settings.limit),
+            "values": str(settings.values),
             "shortened": len(self.shortened()),
             "bertscore": scorer.about if scorer else None,
             "decodings": scores,
@@ -333,16 +268,15 @@ class _Run:
 
     def _made(self) -> dict[str, Any]:
         """How the answers came about, in words and numbers for the report."""
-        job = self.context.job
+        job, settings = self.context.job, self.settings
         day = time.strftime("%Y-%m-%d", time.gmtime(job.created))
-        local = {"rows at once": self.config["batch_size"], "values": self.config["values"]}
-        asked = self.config["endpoint"] or {}
-        remote = {"interface": asked.get("api"), "prompt frame": asked.get("frame")}
+        local = {"rows at once": settings.batch_size, "values": str(settings.values)}
+        remote = {"interface": str(settings.api), "prompt frame": str(settings.frame)}
         return {
             "begun": day,
-            "seed": self.config["seed"],
-            **(remote if asked else local),
-            "limit": self.config["limit"],
+            "seed": settings.seed,
+            **(remote if settings.endpoint else local),
+            "limit": settings.limit,
             **job.versions,
         }
 
@@ -366,37 +300,6 @@ def predictions_name(decoding: str, decodings: Sequence[str]) -> str:
     return "predictions.jsonl" if decoding == decodings[0] else f"predictions.{decoding}.jsonl"
 
 
-def _endpoint_config(
-    url: str,
-    decodings: Sequence[str],
-    adapter: str | None,
-    api: str,
-    frame: str,
-    concurrency: int,
-    timeout_s: float,
-) -> dict[str, Any]:
-    if adapter:
-        raise UsageError(
-            "--adapter has no effect with --endpoint",
-            cure="start the server with the adapter: `ecellm serve --model M --adapter A`",
-        )
-    if list(decodings) != ["paper"]:
-        raise UsageError(
-            "--decoding valid needs the model on this machine",
-            expected="--decoding paper, or none, with --endpoint",
-        )
-    for option, value, known in (("--api", api, Api), ("--frame", frame, Frame)):
-        if value not in list(known):
-            raise UsageError(f"{option} {value} is unknown", expected=" or ".join(known))
-    return {
-        "url": endpoints.parse_url(url),
-        "api": str(api),
-        "frame": str(frame),
-        "concurrency": concurrency,
-        "timeout_s": timeout_s,
-    }
-
-
 def _check_unchanged(context: jobs.JobContext, what: str, digest: str) -> None:
     """Answers of one run are all of the same model and rows."""
     if digest != context.job.fingerprints[what]:
@@ -406,20 +309,20 @@ def _check_unchanged(context: jobs.JobContext, what: str, digest: str) -> None:
         )
 
 
-def _text_scorer(config: dict[str, Any]) -> BertScorer | None:
-    if not config["bertscore"]:
+def _text_scorer(settings: EvaluationSettings) -> BertScorer | None:
+    if not settings.bertscore:
         return None
     from ecellm_mlx.evaluation.bertscore import BertScorer
 
-    return BertScorer(Path(config["bertscore"]), layer=config["bertscore_layer"])
+    return BertScorer(settings.bertscore, layer=settings.bertscore_layer)
 
 
-def _write_report(context: jobs.JobContext) -> None:
+def _write_report(context: jobs.JobContext, settings: EvaluationSettings) -> None:
     from ecellm_mlx.evaluation import report
 
     runs = [context.run.path]
-    if baseline := context.config["baseline"]:
-        runs.insert(0, Path(baseline))
+    if settings.baseline:
+        runs.insert(0, Path(settings.baseline))
     try:
         report.write(context.run.path, runs)
     except DataError as error:
