@@ -20,10 +20,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ecellm_mlx import jobs, sample
-from ecellm_mlx.catalog import body, job
+from ecellm_mlx.catalog import job
+from ecellm_mlx.catalog.settings import CatalogJob, CatalogSettings, Reading
 from ecellm_mlx.data.question import build
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.tables import Column, open_table, plain
@@ -31,11 +33,19 @@ from ecellm_mlx.tables import Column, open_table, plain
 BATCH = 64
 
 
-class Said:
-    """A constant answer."""
+class Constant:
+    """A model that answers the same to everything."""
 
-    def __init__(self, index: int) -> None:
-        self.index, self.prediction, self.probability = index, "Books", 0.75
+    tokens_per_second = 0.0
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def answer(self, rows: Sequence[Row]) -> Iterator[SimpleNamespace]:
+        """The answers."""
+        for index in range(len(rows)):
+            yield SimpleNamespace(
+                index=index, prediction="Books", probability=0.75, shortened=0
+            )
 
 
 def write_table(path: Path, rows: int) -> None:
@@ -51,24 +61,20 @@ def write_table(path: Path, rows: int) -> None:
 def run(path: Path, out: Path) -> dict[str, Any]:
     """One catalog run in this process."""
 
-    def ask(rows: Sequence[Row]) -> Iterator[Said]:
-        return (Said(index) for index in range(len(rows)))
-
-    body.load_model = lambda _: (ask, lambda: 0.0)
-    body.device = lambda: "none"
+    job.CatalogModel = Constant
+    job.device = SimpleNamespace(name=lambda: "none")
     job.runtime.peak_memory_gb = lambda: 0.0
     question = build(
         open_table(path).names, task=None, mapping=["title=title"], labels=["Books", "Shoes"]
     )
-    config = {
-        "table": str(path), "reading": {"encoding": None, "delimiter": None, "sheet": None},
-        "question": question.to_dict(), "task": None, "model": "", "adapter": None,
-        "out": str(out), "batch_size": BATCH, "values": "source",
-        "new": False, "review_below": None,
-        "pause_on_battery": None, "pause_on_memory": None,
-    }  # fmt: skip
+    asked = CatalogJob(
+        table=path,
+        reading=Reading(),
+        question=question,
+        settings=CatalogSettings(model="none", out=out, batch_size=BATCH),
+    )
     made = jobs.create(
-        "catalog", config, out=out.with_suffix(".run"), fingerprints={"base": "none"}
+        "catalog", asked.to_json(), out=out.with_suffix(".run"), fingerprints={"base": "none"}
     )
     context = jobs.JobContext(made)
     started = time.perf_counter()

@@ -38,6 +38,7 @@ from ecellm_mlx.matching import blending, job, pair_rows, pairs
 from ecellm_mlx.matching import known as knowns
 from ecellm_mlx.matching.candidates import Candidate, candidates
 from ecellm_mlx.matching.known import Known
+from ecellm_mlx.matching.settings import MatchSettings, PairSettings
 from ecellm_mlx.tables import Column, open_table, plain
 
 CATALOGS = Path(__file__).parents[1].parent / "shared" / "data" / "catalogs"
@@ -49,9 +50,9 @@ RESAMPLES = 2000
 FIRST, UNFITTED, CHOSEN = "first candidate", "model, from 0.5 on", "what the job chooses"
 
 
-def mapping(title: str) -> list[str]:
+def mapping(title: str) -> tuple[str, ...]:
     """The columns that are compared."""
-    return [f"title={title}", "manufacturer=manufacturer", "price=price"]
+    return (f"title={title}", "manufacturer=manufacturer", "price=price")
 
 
 def side(path: Path) -> pairs.Side:
@@ -73,12 +74,12 @@ def judge(
             for place in lefts:
                 lines.write(left.rows[place].cells)
         out = Path(folder) / "matches.jsonl"
-        run = job.launch(
-            part, right, model=options.model, adapter=options.adapter, out=out,
-            left_mapping=mapping("title"), right_mapping=mapping("name"),
-            top=options.top, threshold=0.0, batch_size=16, resume=options.keep is not None,
-            run=Path(folder) / f"run-{time.time_ns()}",
+        settings = MatchSettings(
+            model=options.model, adapter=options.adapter, out=out,
+            left_map=mapping("title"), right_map=mapping("name"), top=options.top,
+            threshold=0.0, batch_size=16, resume=options.keep is not None,
         )  # fmt: skip
+        run = job.create(part, right, settings, run=Path(folder) / f"run-{time.time_ns()}")
         status = jobs.start(run).wait()
         if status:
             raise SystemExit(run.status().message)
@@ -244,7 +245,8 @@ def main() -> None:
         )
     if options.rows and not options.rows.exists():
         question = job.question_of_pairs()
-        print(pair_rows.write(left, right, truth, question, options.rows, hold=HOLD, val=0.06))
+        settings = PairSettings(hold=HOLD, val=0.06)
+        print(pair_rows.write(left, right, truth, question, options.rows, settings))
     if not options.model:
         return
     held = knowns.read(options.rows / pair_rows.HELD, left, right)

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ecellm_mlx.errors import UsageError
+
 Group = TypeVar("Group")
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
@@ -34,6 +36,7 @@ class Setting:
         at_least, above, below, at_most: bounds of a number, or of each of several.
         noun: what a value is, for values that are more than a number: ``confidence``.
         example: a value as text, where the type does not say how it is written.
+        kept: False for what matters only when a command is given: ``job.json`` is without.
     """
 
     key: str
@@ -48,6 +51,7 @@ class Setting:
     at_most: float | None = None
     noun: str = ""
     example: str = ""
+    kept: bool = True
 
     @property
     def name(self) -> str:
@@ -72,6 +76,8 @@ class Setting:
     @property
     def kind(self) -> str:
         """The type in words."""
+        if self.hint is bool and self.flags:
+            return "no value: a switch"
         if self.choices and self.hint is not bool:
             return f"{'any' if self.repeated else 'one'} of {', '.join(self.choices)}"
         origin, items = get_origin(self.hint), get_args(self.hint)
@@ -168,6 +174,16 @@ def problems(settings: Any) -> Iterator[str]:
             yield from one.problems(value)
 
 
+def check(settings: Any, *contradictions: str) -> None:
+    """Refuse a group of options with all that is wrong in it.
+
+    Raises:
+        UsageError: with the problems of single values, then ``contradictions``.
+    """
+    if wrong := [*problems(settings), *contradictions]:
+        raise UsageError("; ".join(wrong))
+
+
 def parse(group: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Values by key as their types; what is unknown or of another type is told.
 
@@ -191,6 +207,18 @@ def parse(group: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], 
             else:
                 wrong.append(f"{key}={value!r} is not {one.kind}")
     return parsed, wrong
+
+
+def make(group: type[Group], values: Mapping[str, Any]) -> Group:
+    """A group of options from values by key, of which texts are parsed.
+
+    Raises:
+        UsageError: what cannot be read; else what the group itself refuses.
+    """
+    parsed, wrong = parse(group, values)
+    if wrong:
+        raise UsageError("; ".join(wrong))
+    return group(**parsed)
 
 
 def convert(hint: Any, value: Any) -> Any:
@@ -219,8 +247,9 @@ def convert(hint: Any, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else list(value)
         if items[1:] and items[1:] != (Ellipsis,):
             return tuple(convert(item, part) for item, part in zip(items, parts, strict=True))
-        parts = [part.strip() if isinstance(part, str) else _reject(part) for part in parts]
-        return get_origin(hint)(part for part in parts if part)
+        if isinstance(value, str):
+            parts = [part.strip() for part in parts if part.strip()]
+        return get_origin(hint)(convert(items[0], part) for part in parts)
     return value if isinstance(value, str) else _reject(value)
 
 
@@ -236,18 +265,26 @@ def as_text(value: Any) -> str:
 
 
 def to_json(settings: Any) -> dict[str, Any]:
-    """All fields of a group as JSON values."""
-    return {item.name: _plain(getattr(settings, item.name)) for item in fields(settings)}
+    """All fields of a group that are kept, as JSON values."""
+    return {
+        item.name: _plain(getattr(settings, item.name))
+        for item in fields(settings)
+        if item.metadata.get("kept", True)
+    }
 
 
 def from_json(group: type[Group], value: Mapping[str, Any]) -> Group:
     """The inverse of ``to_json``; keys that are no fields are left alone.
 
     Raises:
-        ValueError, TypeError: a value is of another type, or a required one is missing.
+        KeyError: a required one is missing.
+        ValueError, TypeError: a value is of another type.
     """
     hints = get_type_hints(group)
     read: dict[str, Any] = {}
+    for one in described(group):
+        if one.default is MISSING and one.key not in value:
+            raise KeyError(one.key)
     for key in value.keys() & hints.keys():
         hint, _ = _without_none(hints[key])
         read[key] = None if value[key] is None else convert(hint, value[key])

@@ -31,6 +31,7 @@ class Example:
     )
     out: Path | None = option(None, "where to")
     strict: bool = option(False, "refuse")
+    resume: bool = option(False, "go on", kept=False)
     api: Literal["completions", "chat"] = option("completions", "which interface")
     scale: float = setting(1.0, "no option", above=0)
     number: int = 0  # is no setting
@@ -54,10 +55,13 @@ EXAMPLE = Example(
 def test_json_and_back() -> None:
     value = settings.to_json(EXAMPLE)
     assert (value["tasks"], value["band"], value["out"]) == (["PM", "SA"], [0.25, 0.5], "/x")
+    assert "resume" not in value
     assert settings.from_json(Example, {**value, "of_a_later_version": 1}) == EXAMPLE
     assert settings.from_json(Example, {"model": "m", "limit": None}) == Example(model="m")
+    with pytest.raises(KeyError, match="model"):
+        settings.from_json(Example, {"limit": 1})
     with pytest.raises(TypeError):
-        settings.from_json(Example, {"model": "m", "limit": "much"} | {"limit": 0.5})
+        settings.from_json(Example, {"model": "m", "limit": 0.5})
 
 
 def test_texts_and_back() -> None:

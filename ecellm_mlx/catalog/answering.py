@@ -1,4 +1,4 @@
-"""The first pass over a table: plan it, then answer what the journal lacks.
+"""Answering a table, its first pass: plan it, then answer what the journal lacks.
 
 Rows are taken in chunks. Inputs that come first in a chunk and were not answered by an
 earlier pass are sorted by length and divided into batches; a batch is committed as one
@@ -11,18 +11,25 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ecellm_mlx.catalog.guard import Guard
-from ecellm_mlx.catalog.journal import BINS, Entry, Journal
+from ecellm_mlx.catalog.journal import BINS, CatalogJournal, Entry
 from ecellm_mlx.data.question import Product, Question
 from ecellm_mlx.data.rows import Row
+from ecellm_mlx.device import runtime
 from ecellm_mlx.distributed.shards import Shard
 from ecellm_mlx.errors import DataError, JobError
 from ecellm_mlx.jobs import Control, JobContext, events
 from ecellm_mlx.tables import BadRow, Table, no_rows
+from ecellm_mlx.tasks.registry import find as find_task
+from ecellm_mlx.tasks.values import Values
+
+if TYPE_CHECKING:
+    from ecellm_mlx.inference.answers import Answer, Answerer
 
 MIN_CHUNK_ROWS = 256
 BATCHES_PER_CHUNK = 16
@@ -32,32 +39,69 @@ SAMPLE_INTERVAL_S = 10.0
 NAMED_SHORTENED = 20
 
 
-class Answered(Protocol):
-    """What is needed of an answer."""
-
-    @property
-    def index(self) -> int:
-        """Place among the rows that were asked."""
-
-    @property
-    def prediction(self) -> str:
-        """The answer."""
-
-    @property
-    def probability(self) -> float | None:
-        """How sure the model is, 0-1."""
-
-    @property
-    def shortened(self) -> int:
-        """Tokens that the row's input lost, because its prompt was too long."""
-
-
 # Answers one batch of rows, in any order.
-Ask = Callable[[Sequence[Row]], Iterator[Answered]]
+AnswerBatch = Callable[[Sequence[Row]], Iterator["Answer"]]
+
+
+class CatalogModel:
+    """A model that answers rows, loaded when the first one needs it.
+
+    Often the journal knows all answers.
+
+    Args:
+        model: registry name or folder.
+        adapter: adapter folder or run.
+        batch_size: rows computed at once.
+        values: what attribute values may be.
+        warn: told what stops nothing.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        adapter: str | None = None,
+        *,
+        batch_size: int,
+        values: Values,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._model, self._adapter, self._warn = model, adapter, warn
+        self._batch_size, self._values = batch_size, values
+
+    def answer(self, rows: Sequence[Row]) -> Iterator[Answer]:
+        """Answers of some rows, in any order, each with its confidence if it has one.
+
+        Raises:
+            ModelError, AdapterError: they cannot be loaded.
+            DataError: a row cannot be asked.
+        """
+        for answer in self._answerer.answer(rows):
+            row = rows[answer.index]
+            if answer.probability is not None:
+                # Of a typical part, so that one threshold serves lists of any length.
+                parts = find_task(row.task).kind.parts(row)
+                yield replace(answer, probability=answer.probability ** (1 / parts))
+            else:
+                yield answer
+
+    @property
+    def tokens_per_second(self) -> float:
+        """How quick it was; 0 if nothing was asked."""
+        loaded = "_answerer" in self.__dict__
+        return self._answerer.speed.tokens_per_second if loaded else 0.0
+
+    @cached_property
+    def _answerer(self) -> Answerer:
+        from ecellm_mlx.inference.answers import Answerer
+        from ecellm_mlx.models import loading
+
+        runtime.reset_peak_memory()
+        base = loading.load(self._model, self._adapter, warn=self._warn)
+        return Answerer(base, batch_size=self._batch_size, values=self._values)
 
 
 @dataclass
-class Tally:
+class PassCounts:
     """What a pass has done so far; see ``events.CatalogMetrics``."""
 
     total: int
@@ -83,7 +127,7 @@ def chunk_rows(batch_size: int) -> int:
     return max(MIN_CHUNK_ROWS, BATCHES_PER_CHUNK * batch_size)
 
 
-def plan(table: Table, question: Question, journal: Journal, size: int) -> None:
+def plan(table: Table, question: Question, journal: CatalogJournal, size: int) -> None:
     """Write the plan of a table into the journal, chunk by chunk.
 
     Raises:
@@ -112,15 +156,15 @@ def check_rows(table: Table) -> None:
             )  # fmt: skip
 
 
-class Answering:
-    """Answers this rank's chunks.
+class TablePass:
+    """The first pass over a table: answers this rank's chunks.
 
     Args:
         context: the job, which is told of progress and asked for orders.
         journal: with a complete plan.
         shard: which chunks are ours.
         guard: when to pause.
-        ask: the model.
+        answer: the model.
         size: rows in a chunk.
         batch_size: rows computed at once.
     """
@@ -128,22 +172,22 @@ class Answering:
     def __init__(
         self,
         context: JobContext,
-        journal: Journal,
+        journal: CatalogJournal,
         shard: Shard,
         guard: Guard,
-        ask: Ask,
+        answer: AnswerBatch,
         *,
         size: int,
         batch_size: int,
     ) -> None:
         self.context, self.journal, self.shard = context, journal, shard
-        self.guard, self.ask = guard, ask
+        self.guard, self.answer = guard, answer
         self.size, self.batch_size = size, batch_size
         chunks = -(-journal.rows // size)
         # The last chunk may be shorter; only its own rank counts that.
         ours = len(range(shard.rank, chunks, shard.size))
         short = chunks * size - journal.rows if chunks and shard.owns(chunks - 1) else 0
-        self.tally = Tally(total=ours * size - short, confidence=journal.histogram())
+        self.counts = PassCounts(total=ours * size - short, confidence=journal.histogram())
         self._told = self._sampled = 0.0
         self._unit = Table.unit
 
@@ -154,9 +198,9 @@ class Answering:
             if self.shard.owns(number) and not self._answer_chunk(number, chunk):
                 return False
         self._tell(final=True)
-        if self.tally.shortened > NAMED_SHORTENED:
+        if self.counts.shortened > NAMED_SHORTENED:
             self._warn(
-                f"the inputs of {self.tally.shortened} rows were shortened to fit into the "
+                f"the inputs of {self.counts.shortened} rows were shortened to fit into the "
                 "model's context"
             )
         return True
@@ -181,9 +225,9 @@ class Answering:
                 ours[product.key] = product.row
                 if of.answered_in is not None:
                     done.add(product.key)
-        self.tally.errors += sum(p.row is None for _, p in chunk)
-        self.tally.done += len(chunk) - sum(waiting[key] for key in ours)
-        self.tally.done += sum(waiting[key] for key in done)
+        self.counts.errors += sum(p.row is None for _, p in chunk)
+        self.counts.done += len(chunk) - sum(waiting[key] for key in ours)
+        self.counts.done += sum(waiting[key] for key in done)
         # Length first: rows of similar length waste little padding.
         order = sorted(ours, key=lambda key: (len(ours[key].input), key))
         for start in range(0, len(order), self.batch_size):
@@ -211,12 +255,12 @@ class Answering:
         for entry in entries:
             if entry.confidence is not None:
                 place = min(int(entry.confidence * BINS), BINS - 1)
-                self.tally.confidence[place] += 1
+                self.counts.confidence[place] += 1
         count = sum(weights[key] for key in keys)
-        self.tally.computed += len(entries)
-        self.tally.errors += sum(weights[e.key] for e in entries if e.error)
-        self.tally.done += count
-        self.tally.worked += count
+        self.counts.computed += len(entries)
+        self.counts.errors += sum(weights[e.key] for e in entries if e.error)
+        self.counts.done += count
+        self.counts.worked += count
         now = time.monotonic()
         if now - self._sampled >= SAMPLE_INTERVAL_S:
             self._sampled = now
@@ -228,13 +272,13 @@ class Answering:
 
     def _tell_shortened(self, place: int, tokens: int, rows: int) -> None:
         """Say which row lost text; of many, the job tells the number at its end."""
-        if self.tally.shortened < NAMED_SHORTENED:
+        if self.counts.shortened < NAMED_SHORTENED:
             also = f" and {rows - 1} equal ones" if rows > 1 else ""
             self._warn(
                 f"{self._unit} {place}{also}: the prompt is too long for the model, so its "
                 f"input was shortened by {tokens} tokens"
             )
-        self.tally.shortened += rows
+        self.counts.shortened += rows
 
     def _warn(self, message: str) -> None:
         self.context.emit(events.Warned(message=message))
@@ -247,10 +291,10 @@ class Answering:
         ``cut`` receives the tokens that inputs lost.
         """
         try:
-            found = {}
-            for answer in self.ask(rows):
+            by_place = {}
+            for answer in self.answer(rows):
                 key = keys[answer.index]
-                found[answer.index] = Entry(key, answer.prediction, answer.probability)
+                by_place[answer.index] = Entry(key, answer.prediction, answer.probability)
                 if answer.shortened:
                     cut[key] = answer.shortened
         except DataError as error:
@@ -261,35 +305,35 @@ class Answering:
                 for key, row in zip(keys, rows, strict=True)
                 for entry in self._entries([key], [row], cut)
             ]
-        return [found[index] for index in range(len(rows))]
+        return [by_place[place] for place in range(len(rows))]
 
     def _tell(self, *, final: bool = False) -> None:
-        tally = self.tally
-        self.context.advance(tally.done)
+        counts = self.counts
+        self.context.advance(counts.done)
         if not final and time.monotonic() - self._told < METRICS_INTERVAL_S:
             return
         self._told = time.monotonic()
-        rate = tally.rows_per_second
+        rate = counts.rows_per_second
         self.context.emit(
             events.Progress(
                 stage="catalog",
-                done=tally.done,
-                total=tally.total,
+                done=counts.done,
+                total=counts.total,
                 unit="rows",
                 per_second=rate,
             )
         )
         self.context.emit(
             events.CatalogMetrics(
-                done=tally.done,
-                total=tally.total,
-                computed=tally.computed,
-                reused=tally.done - tally.worked,
-                errors=tally.errors,
-                rejected=tally.rejected,
+                done=counts.done,
+                total=counts.total,
+                computed=counts.computed,
+                reused=counts.done - counts.worked,
+                errors=counts.errors,
+                rejected=counts.rejected,
                 rows_per_second=rate,
-                eta_seconds=(tally.total - tally.done) / rate if rate else None,
-                confidence=list(tally.confidence),
+                eta_seconds=(counts.total - counts.done) / rate if rate else None,
+                confidence=list(counts.confidence),
             )
         )
 

@@ -3,145 +3,133 @@
 All original columns stay in order; ``ecellm_<name>``, ``ecellm_<name>_confidence`` and
 ``ecellm_<name>_error`` follow. Answers go through a journal beside the output, so a killed
 run continues where it was, and the next month's export computes only what changed.
+
+``create_run`` and ``answered`` serve any job that asks a question about each row of a table;
+``matching`` asks one about pairs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx import jobs
-from ecellm_mlx.catalog import answering, body, writing
-from ecellm_mlx.data.question import DEFAULT_MAX_WORDS, Question, build
+from ecellm_mlx import device, jobs
+from ecellm_mlx import settings as declared
+from ecellm_mlx.catalog import answering, writing
+from ecellm_mlx.catalog.answering import CatalogModel, PassCounts, TablePass
+from ecellm_mlx.catalog.guard import Guard
+from ecellm_mlx.catalog.journal import CatalogJournal
+from ecellm_mlx.catalog.settings import AnswerJob, CatalogJob, CatalogSettings, Reading
+from ecellm_mlx.data.question import Question
 from ecellm_mlx.device import runtime
-from ecellm_mlx.distributed.shards import journal_path
-from ecellm_mlx.errors import UsageError
+from ecellm_mlx.distributed import shards
+from ecellm_mlx.distributed.launched import launched_rank
+from ecellm_mlx.errors import JobError, UsageError
+from ecellm_mlx.files import ensure_folder
 from ecellm_mlx.jobs import events
-from ecellm_mlx.tables import Table, check_writable, open_table
-from ecellm_mlx.tasks.values import parse as parse_values
-
-__all__ = ["journal_path", "launch", "run_job"]
+from ecellm_mlx.models.fingerprint import base_fingerprint
+from ecellm_mlx.tables import Table, check_writable
 
 HASH_BYTES = 1024 * 1024
+DETECTED = Reading()
 
 
-def launch(
+def create(
     table: Path,
+    question: Question,
+    settings: CatalogSettings,
     *,
-    model: str,
-    out: Path,
-    task: str | None = None,
-    mapping: Sequence[str] = (),
-    adapter: str | None = None,
-    instruction: str | None = None,
-    labels: Sequence[str] = (),
-    attributes: Sequence[str] = (),
-    name: str | None = None,
-    max_words: int = DEFAULT_MAX_WORDS,
-    values: str = "source",
-    batch_size: int = 16,
-    resume: bool = False,
-    new: bool = False,
-    strict: bool = False,
-    review_below: float | None = None,
-    pause_on_battery: float | None = None,
-    pause_on_memory: float | None = None,
-    encoding: str | None = None,
-    delimiter: str | None = None,
-    sheet: str | None = None,
+    reading: Reading = DETECTED,
     run: Path | None = None,
 ) -> jobs.RunDirectory:
     """Create the run directory of a catalog job; ``jobs.start`` starts it.
 
     Args:
         table: the file to read.
-        model, adapter, batch_size, resume, new, pause_on_battery, pause_on_memory, run:
-            see ``body.Setup``.
-        out: the file to write, in any format of ``tables``.
-        task, mapping, instruction, labels, attributes, name, max_words: see
-            ``question.build``.
-        values: ``source`` takes attribute values from the product's text only, ``free`` lets
-            the model write them.
-        strict: refuse a table with rows that cannot be read.
-        review_below: confidence (0-1) under which a row goes to the review file.
-        encoding, delimiter, sheet: see ``tables.open_table``.
+        question: what is asked about each of its rows.
+        settings: how it is answered.
+        reading: how the table is written down.
+        run: the run directory; a new one in the workspace when not given.
 
     Raises:
         DataError, UsageError, ModelError: what is wrong, before anything starts.
         JobError: the output exists and ``resume`` was not asked for, or it was made with
             other settings.
     """
-    reading: dict[str, Any] = {"encoding": encoding, "delimiter": delimiter, "sheet": sheet}
-    content = open_table(table, **reading)
-    question = build(
-        content.names,
-        task=task,
-        mapping=mapping,
-        instruction=instruction,
-        labels=labels,
-        attributes=attributes,
-        name=name,
-        max_words=max_words,
-    )
-    parse_values(values)
-    if review_below is not None and not 0 < review_below <= 1:
-        raise UsageError(
-            "--review-below is no confidence", got=str(review_below), expected="0 to 1"
-        )
-    if strict:
+    content = reading.open(table)
+    if settings.strict:
         answering.check_rows(content)
-    if out.absolute() == table.absolute():
+    if settings.out.absolute() == table.absolute():
         raise UsageError(f"--out is the table itself: {table}", cure="give another file")
-    check_writable(content, out)
-    config = {
-        "table": str(table.absolute()),
-        "reading": reading,
-        "values": values,
-        "review_below": review_below,
-    }
-    setup = body.Setup(
-        model=model,
-        out=out,
-        adapter=adapter,
-        batch_size=batch_size,
-        resume=resume,
-        new=new,
-        pause_on_battery=pause_on_battery,
-        pause_on_memory=pause_on_memory,
-        run=run,
+    check_writable(content, settings.out)
+    job = CatalogJob(
+        table=table.absolute(), reading=reading, question=question, settings=settings.resolved()
     )
-    return body.create("catalog", question, config, setup)
+    return create_run("catalog", job, run)
+
+
+def create_run(kind: str, job: AnswerJob, run: Path | None) -> jobs.RunDirectory:
+    """Create the run directory of a job that answers a table.
+
+    Raises:
+        StorageError: the folder of the output cannot be written.
+        JobError: see ``_check_journal``; or the run directory is in use.
+    """
+    ensure_folder(job.settings.out.parent)
+    fingerprints = {}
+    if job.settings.model:
+        fingerprints["base"] = base_fingerprint(Path(job.settings.model))
+    _check_journal(job, fingerprints.get("base"))
+    return jobs.create(kind, job.to_json(), out=run, fingerprints=fingerprints)
+
+
+def _check_journal(job: AnswerJob, base: str | None) -> None:
+    """Refuse an output that another run made, where the user is still looking.
+
+    Raises:
+        JobError: it exists and neither ``resume`` nor ``new`` was asked for, or its journal
+            is of other settings.
+    """
+    out, resume, new = job.settings.out, job.settings.resume, job.settings.new
+    journal = shards.journal_path(out, launched_rank())
+    if base and journal.exists() and (resume or new):
+        CatalogJournal(journal, job.identity(base), new=new).close()
+    elif not resume and (out.exists() or journal.exists()):
+        raise JobError(
+            f"{out} or its journal exists already",
+            cure="continue it with --resume, or give another --out",
+        )
 
 
 def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
     """Process the table as ``job.json`` says."""
-    config = context.config
+    job = CatalogJob.from_json(context.config)
     started = time.perf_counter()
-    question = Question.from_dict(config["question"])
-    table = open_table(Path(config["table"]), **config["reading"])
-    out = Path(config["out"])
-    with body.answers(context, table, _source(config)) as answers:
-        tally = answers.tally
-        if answers.ended:
-            return answers.ended, {"rows": tally.done, "out": str(out)}
+    table, out = job.reading.open(job.table), job.settings.out
+    with answered(context, job, table, _source(job)) as answers:
+        counts = answers.counts
+        if answers.outcome:
+            return answers.outcome, {"rows": counts.done, "out": str(out)}
         written = writing.write(
             table,
-            question,
+            job.question,
             answers.journal,
             out,
-            review_below=config["review_below"],
+            review_below=job.settings.review_below,
             tick=lambda: context.advance(context.status.step),
         )
     _warn(context, table, written, out)
     return "finished", {
         "rows": written.rows,
-        "computed": tally.computed,
+        "computed": counts.computed,
         "errors": written.errors,
         "rejected": written.rejected,
-        "shortened": tally.shortened,
+        "shortened": counts.shortened,
         "review": written.review,
         "out": str(out),
         "columns": written.columns,
@@ -149,9 +137,78 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
         "review_file": str(writing.review_path(out)) if written.review else None,
         "confidence": written.confidence,
         "rows_per_second": written.rows / (time.perf_counter() - started),
-        "tokens_per_second": answers.speed(),
+        "tokens_per_second": answers.model.tokens_per_second,
         "peak_memory_gb": runtime.peak_memory_gb(),
     }
+
+
+@dataclass
+class AnsweredTable:
+    """A table after the first pass over it.
+
+    ``outcome`` is the job's where this process has nothing more to do: it was stopped, or
+    another rank writes.
+    """
+
+    journal: CatalogJournal
+    counts: PassCounts
+    model: CatalogModel
+    outcome: str | None = None
+
+
+@contextlib.contextmanager
+def answered(
+    context: jobs.JobContext, job: AnswerJob, table: Table, source: str
+) -> Iterator[AnsweredTable]:
+    """Answer this rank's part of ``table`` and, when all ranks are done, share the answers.
+
+    The journal is open, and locked, for the time of the block.
+
+    Args:
+        context: the job's process.
+        job: what is asked, and how it is answered.
+        table: what is asked about, row by row.
+        source: fingerprint of the table and of how it is divided into batches.
+
+    Raises:
+        JobError: this rank's part or another one's failed.
+    """
+    settings = job.settings
+    shard = shards.join()
+    who = job.identity(context.job.fingerprints["base"])
+    size = answering.chunk_rows(settings.batch_size)
+    with contextlib.ExitStack() as stack:
+        with shard.reporting():
+            path = shards.journal_path(settings.out, shard.rank)
+            journal = stack.enter_context(CatalogJournal(path, who, new=settings.new))
+            if not journal.begin(source):
+                answering.plan(table, job.question, journal, size)
+            model = CatalogModel(
+                str(settings.model),
+                settings.adapter,
+                batch_size=settings.batch_size,
+                values=settings.values,
+                warn=lambda text: context.emit(events.Warned(message=text)),
+            )
+            table_pass = TablePass(
+                context,
+                journal,
+                shard,
+                Guard(settings.pause_on_battery, settings.pause_on_memory),
+                model.answer,
+                size=size,
+                batch_size=settings.batch_size,
+            )
+            context.started(device=device.name(), total_steps=table_pass.counts.total)
+            done = table_pass.run(table, job.question)
+        answers = AnsweredTable(journal, table_pass.counts, model)
+        if not shard.all_done(done):
+            answers.outcome = "stopped"
+        else:
+            shard.exchange(journal.blocks(), journal.add_block)
+            if shard.rank:
+                answers.outcome = "finished"
+        yield answers
 
 
 def _warn(context: jobs.JobContext, table: Table, done: writing.Written, out: Path) -> None:
@@ -171,11 +228,12 @@ def _warn(context: jobs.JobContext, table: Table, done: writing.Written, out: Pa
         )
 
 
-def _source(config: dict[str, Any]) -> str:
+def _source(job: CatalogJob) -> str:
     """Fingerprint of the table and of how it is divided into batches."""
-    found = hashlib.sha256()
-    with Path(config["table"]).open("rb") as stream:
+    content = hashlib.sha256()
+    with job.table.open("rb") as stream:
         while block := stream.read(HASH_BYTES):
-            found.update(block)
-    found.update(repr((sorted(config["reading"].items()), config["batch_size"])).encode())
-    return found.hexdigest()
+            content.update(block)
+    reading = sorted(declared.to_json(job.reading).items())
+    content.update(repr((reading, job.settings.batch_size)).encode())
+    return content.hexdigest()

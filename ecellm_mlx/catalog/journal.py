@@ -57,14 +57,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Known:
+class Planned:
     """What the journal knows of a key: the chunk it is planned in, the pass that answered."""
 
     chunk: int | None
     answered_in: int | None
 
 
-class Journal:
+class CatalogJournal:
     """Opens or creates the journal at ``path`` and locks it.
 
     Args:
@@ -139,12 +139,12 @@ class Journal:
     @property
     def rows(self) -> int:
         """Rows that the plan covers."""
-        found = self._database.execute("SELECT rows FROM passes WHERE id = ?", (self.pass_id,))
-        return int(found.fetchone()[0])
+        row = self._database.execute("SELECT rows FROM passes WHERE id = ?", (self.pass_id,))
+        return int(row.fetchone()[0])
 
-    def known(self, keys: Sequence[bytes]) -> dict[bytes, Known]:
+    def known(self, keys: Sequence[bytes]) -> dict[bytes, Planned]:
         """What is known of some keys."""
-        found: dict[bytes, Known] = {}
+        by_key: dict[bytes, Planned] = {}
         for part in _parts(keys):
             marks = ", ".join("?" * len(part))
             rows = self._database.execute(
@@ -153,12 +153,12 @@ class Journal:
                 f"WHERE p.pass = ? AND p.key IN ({marks})",
                 (self.configuration, self.pass_id, *part),
             )
-            found.update({key: Known(chunk, answered) for key, chunk, answered in rows})
-        return found
+            by_key.update({key: Planned(chunk, answered) for key, chunk, answered in rows})
+        return by_key
 
     def entries(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
         """The answers of some keys."""
-        found: dict[bytes, Entry] = {}
+        by_key: dict[bytes, Entry] = {}
         for part in _parts(keys):
             marks = ", ".join("?" * len(part))
             rows = self._database.execute(
@@ -166,8 +166,8 @@ class Journal:
                 f"WHERE configuration = ? AND key IN ({marks})",
                 (self.configuration, *part),
             )
-            found.update({row[0]: Entry(*row) for row in rows})
-        return found
+            by_key.update({row[0]: Entry(*row) for row in rows})
+        return by_key
 
     def all_entries(self) -> Iterator[Entry]:
         """All answers of this configuration, by key."""
@@ -228,7 +228,7 @@ class Journal:
         """Close and unlock the database."""
         self._database.close()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> CatalogJournal:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -237,14 +237,14 @@ class Journal:
     def _configure(self, identity: dict[str, Any], new: bool) -> int:
         mine = json.dumps(identity, sort_keys=True)
         identity = json.loads(mine)  # with lists where there were tuples, as stored
-        found = self._database.execute(
+        kept = self._database.execute(
             "SELECT id, identity FROM configurations ORDER BY id DESC"
         ).fetchall()
-        for number, theirs in found:
+        for number, theirs in kept:
             if theirs == mine:
                 return int(number)
-        if found and not new:
-            theirs = json.loads(found[0][1])
+        if kept and not new:
+            theirs = json.loads(kept[0][1])
             names = sorted(k for k in {*identity, *theirs} if identity.get(k) != theirs.get(k))
             verb = "differs" if len(names) == 1 else "differ"
             raise JobError(

@@ -23,16 +23,16 @@ def labels(text: str, table: Table) -> list[str]:
         DataError: the file cannot be read, or there are more than ``MAX_LABELS``.
     """
     if text.startswith("column="):
-        found = _values(text.removeprefix("column="), table)
+        names = _values(text.removeprefix("column="), table)
     else:
-        found = _entries(text, "--labels")
-    if len(found) < 2:
+        names = _entries(text, "--labels")
+    if len(names) < 2:
         raise UsageError(
             f"--labels {text} gives nothing to choose from",
-            got=", ".join(found) or "no label",
+            got=", ".join(names) or "no label",
             expected="two labels or more: a,b,c, a file with one on each line, or column=NAME",
         )
-    return found
+    return names
 
 
 def attributes(text: str) -> list[str]:
@@ -41,16 +41,16 @@ def attributes(text: str) -> list[str]:
     Raises:
         UsageError: there is none, or one could not be told from two.
     """
-    found = _entries(text, "--attributes")
-    joined = [name for name in found if " and " in f" {name.lower()} "]
+    names = _entries(text, "--attributes")
+    joined = [name for name in names if " and " in f" {name.lower()} "]
     if joined:
         raise UsageError(
             f"--attributes: {joined[0]!r} reads like two attributes",
             cure="name it without 'and'",
         )
-    if not found:
+    if not names:
         raise UsageError("--attributes names none", expected="such as Brand,Color")
-    return found
+    return names
 
 
 def _entries(text: str, option: str) -> list[str]:
@@ -77,16 +77,16 @@ def _values(column: str, table: Table) -> list[str]:
             expected=f"one of {', '.join(table.names)}",
         )
     place = table.names.index(column)
-    found: dict[str, None] = {}
+    values: dict[str, None] = {}
     for row in table.good_rows():
         if text := " ".join(row.cells[place].split()):
-            found[text] = None
-        if len(found) > MAX_LABELS:
+            values[text] = None
+        if len(values) > MAX_LABELS:
             raise DataError(
                 f"column {column!r} has more than {MAX_LABELS} different values",
                 cure="give --labels a file with the labels to choose from",
             )
-    return sorted(found)
+    return sorted(values)
 
 
 def _different(lines: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ecellm_mlx.catalog import asking
+from ecellm_mlx.catalog.answering import CatalogModel
 from ecellm_mlx.data import prompts as frames
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.data.question import Question
@@ -20,6 +20,7 @@ from ecellm_mlx.data.rows import Row
 from ecellm_mlx.errors import ModelError
 from ecellm_mlx.models import registry
 from ecellm_mlx.tables import Table, no_rows
+from ecellm_mlx.tasks.values import Values
 
 LIMIT = 5
 
@@ -73,38 +74,41 @@ def prompts(
     """
     frame = frame_of(registry.resolve(model))
     product_of = question.reader(table.names)
-    found = []
+    previews = []
     for row in islice(table.good_rows(), limit):
         product = product_of(row.cells)
         if product.row is None:
-            found.append(Preview(row.line, "", error=product.error))
+            previews.append(Preview(row.line, "", error=product.error))
             continue
         text = frames.prompt(product.row, frame)
-        found.append(Preview(row.line, text, tuple(product.row.option_list), row=product.row))
-    if not found:
+        previews.append(
+            Preview(row.line, text, tuple(product.row.option_list), row=product.row)
+        )
+    if not previews:
         raise no_rows(table.path)
-    return found
+    return previews
 
 
 def answers(
-    found: Sequence[Preview], *, model: str, adapter: str | None = None, values: str = "source"
+    previews: Sequence[Preview],
+    *,
+    model: str,
+    adapter: str | None = None,
+    values: Values = Values.SOURCE,
 ) -> list[Preview]:
     """The same rows with what the model answers.
 
     Raises:
         ModelError, AdapterError: they cannot be loaded.
     """
-    from ecellm_mlx.models import loading
-
-    base = loading.load(model, adapter)
-    result = list(found)
-    asked = [i for i, preview in enumerate(found) if preview.row]
-    rows = [row for preview in found if (row := preview.row)]
-    ask, _ = asking.asker(base, len(rows) or 1, values)
-    for answer in ask(rows):
-        place = asked[answer.index]
+    result = list(previews)
+    places = [place for place, preview in enumerate(previews) if preview.row]
+    rows = [preview.row for preview in previews if preview.row]
+    loaded = CatalogModel(model, adapter, batch_size=len(rows) or 1, values=values)
+    for answer in loaded.answer(rows):
+        place = places[answer.index]
         result[place] = replace(
-            found[place], answer=answer.prediction, confidence=answer.probability
+            result[place], answer=answer.prediction, confidence=answer.probability
         )
     return result
 

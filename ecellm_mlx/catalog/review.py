@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ecellm_mlx.catalog import writing
-from ecellm_mlx.catalog.journal import PERSON, Entry, Journal
+from ecellm_mlx.catalog.journal import PERSON, CatalogJournal, Entry
+from ecellm_mlx.catalog.settings import CatalogJob, JobSettings
 from ecellm_mlx.data.question import Question
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.data.schema import row_from
@@ -23,7 +24,8 @@ from ecellm_mlx.distributed.shards import journal_path
 from ecellm_mlx.errors import DataError, JobError
 from ecellm_mlx.files import ensure_folder, write_atomic
 from ecellm_mlx.jobs import RunDirectory
-from ecellm_mlx.tables import Table, open_table
+from ecellm_mlx.settings import from_json
+from ecellm_mlx.tables import Table
 
 SETTING, SPLIT = "reviewed", "train"
 
@@ -73,7 +75,7 @@ def of_run(run: RunDirectory) -> Path:
     job = run.job()
     if job.kind != "catalog":
         raise JobError(f"{run.path} is no catalog run", got=job.kind)
-    return writing.review_path(Path(job.config["out"]))
+    return writing.review_path(from_json(JobSettings, job.config).out)
 
 
 def read(path: Path) -> ReviewFile:
@@ -132,8 +134,6 @@ def apply(run: RunDirectory, rows_file: Path | None = None) -> Applied:
         DataError: nothing was decided, or a decision is no answer to the question.
         StorageError: a file cannot be written.
     """
-    from ecellm_mlx.catalog.body import identity
-
     job = run.job()
     decided = {item.key: item for item in read(of_run(run)).items if item.correction}
     if not decided:
@@ -141,22 +141,20 @@ def apply(run: RunDirectory, rows_file: Path | None = None) -> Applied:
             f"{of_run(run)} holds no decisions",
             cure=f"write the right answers into its column {writing.CORRECTION!r}",
         )
-    config = job.config
-    table = open_table(Path(config["table"]), **config["reading"])
-    question = Question.from_dict(config["question"])
-    rows = training_rows(table, question, decided)
-    out = Path(config["out"])
+    asked = CatalogJob.from_json(job.config)
+    table, out = asked.reading.open(asked.table), asked.settings.out
+    rows = training_rows(table, asked.question, decided)
     changed = [item for item in decided.values() if not item.accepted]
     path = journal_path(out)
     if not path.exists():
         raise JobError(f"{path} is gone", cure="run the catalog again")
-    with Journal(path, identity(config, job.fingerprints["base"])) as journal:
+    with CatalogJournal(path, asked.identity(job.fingerprints["base"])) as journal:
         journal.add(
             Entry(bytes.fromhex(item.key), item.correction, 1.0, origin=PERSON)
             for item in decided.values()
         )
         # The review file stays as it is: it is the person's record.
-        writing.write(table, question, journal, out, keep_review=True)
+        writing.write(table, asked.question, journal, out, keep_review=True)
     if rows_file:
         ensure_folder(rows_file.parent)
         lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
@@ -173,15 +171,15 @@ def training_rows(
         DataError: a decision is no answer to the question; names the line.
     """
     product_of = question.reader(table.names)
-    found: dict[str, Row] = {}
+    by_key: dict[str, Row] = {}
     for row in table.good_rows():
         product = product_of(row.cells)
         item = decided.get(product.key.hex())
-        if product.row is None or item is None or item.key in found:
+        if product.row is None or item is None or item.key in by_key:
             continue
         whole = replace(product.row, output=item.correction, setting=SETTING, split=SPLIT)
         try:
-            found[item.key] = row_from(asdict(whole), item.key, SPLIT)
+            by_key[item.key] = row_from(asdict(whole), item.key, SPLIT)
         except DataError as error:
             raise DataError(
                 f"the decision for line {item.line} cannot be used: {error.what}",
@@ -189,7 +187,7 @@ def training_rows(
                 expected=error.expected,
                 cure=error.cure or f"correct it in column {writing.CORRECTION!r}",
             ) from None
-    return list(found.values())
+    return list(by_key.values())
 
 
 def _item(titles: list[str], cells: list[str]) -> ReviewItem:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ecellm_mlx.data.question import DEFAULT_MAX_WORDS, Question, build
 from ecellm_mlx.errors import DataError
 from ecellm_mlx.files import write_atomic
 
 
 @dataclass(frozen=True)
 class SavedQuestion:
-    """What ``--mapping FILE`` holds; options on the command line win over it.
+    """What is asked, and what ``--mapping FILE`` holds; options win over the file.
 
     ``map`` has ``field -> column`` or ``field -> :text``, as ``--map`` does.
     """
@@ -35,9 +36,30 @@ class SavedQuestion:
     map: dict[str, str] = field(default_factory=dict)
 
     @property
-    def items(self) -> Sequence[str]:
+    def items(self) -> list[str]:
         """The mapping as ``--map`` options."""
         return [f"{name}={column}" for name, column in self.map.items()]
+
+    def question(self, names: Sequence[str], mapping: Sequence[str] | None = None) -> Question:
+        """The question about a table with the columns ``names``.
+
+        Args:
+            names: the table's columns.
+            mapping: ``--map`` options in place of ``map``.
+
+        Raises:
+            UsageError: see ``question.build``.
+        """
+        return build(
+            names,
+            task=self.task or None,
+            mapping=self.items if mapping is None else mapping,
+            instruction=self.instruction or None,
+            labels=self.labels,
+            attributes=self.attributes,
+            name=self.name or None,
+            max_words=self.max_words or DEFAULT_MAX_WORDS,
+        )
 
 
 def load(path: Path) -> SavedQuestion:

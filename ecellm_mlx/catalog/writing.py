@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ecellm_mlx import tables
-from ecellm_mlx.catalog.journal import BINS, Entry, Journal
+from ecellm_mlx.catalog.journal import BINS, CatalogJournal, Entry
 from ecellm_mlx.data.question import Product, Question
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import remove_torn
@@ -52,20 +52,20 @@ def result_columns(question: Question, names: Sequence[str]) -> list[Column]:
     number, suffix = 1, ""
     while True:
         base = f"ecellm_{question.name}{suffix}"
-        found = [
+        columns = [
             Column(base),
             Column(f"{base}_confidence", numeric=True),
             Column(f"{base}_error"),
         ]
-        if not any(column.name in names for column in found):
-            return found
+        if not any(column.name in names for column in columns):
+            return columns
         number += 1
         suffix = f"_{number}"
 
 
 def part_columns(parts: Sequence[str], names: Sequence[str]) -> list[Column]:
     """A column for each part of an answer; ``names`` are those that are there already."""
-    taken, found = set(names), []
+    taken, columns = set(names), []
     for part in parts:
         base = name = "ecellm_" + "_".join(part.split())
         number = 1
@@ -73,14 +73,14 @@ def part_columns(parts: Sequence[str], names: Sequence[str]) -> list[Column]:
             number += 1
             name = f"{base}_{number}"
         taken.add(name)
-        found.append(Column(name))
-    return found
+        columns.append(Column(name))
+    return columns
 
 
 def write(
     table: Table,
     question: Question,
-    journal: Journal,
+    journal: CatalogJournal,
     out: Path,
     *,
     review_below: float | None = None,
@@ -119,7 +119,7 @@ def write(
 def _write(
     table: Table,
     question: Question,
-    journal: Journal,
+    journal: CatalogJournal,
     out: Path,
     review_below: float | None,
     keep_review: bool,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ecellm_mlx.catalog.settings import Asked, CatalogSettings, Reading
 from ecellm_mlx.cli import catalog_match, options
 from ecellm_mlx.cli import catalog_options as own
+from ecellm_mlx.cli.catalog_finish import finish
 from ecellm_mlx.cli.output import emit, emit_json, emit_table, narrate
 
 app = typer.Typer(
@@ -30,20 +32,12 @@ def catalog() -> None:
 def run(
     table: own.TableFile,
     *,
-    model: options.Model,
-    adapter: options.Adapter = None,
-    out: Annotated[Path, typer.Option("--out", help="The table to write.")],
-    asked: own.Asked,
-    values: options.Values = "source",
-    review_below: Annotated[
-        float | None, typer.Option(help="Rows below this confidence: to a review file.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse unreadable rows.")] = False,
+    settings: CatalogSettings,
+    asked: Asked,
     save_mapping: Annotated[
         Path | None, typer.Option(help="Keep what is asked in a file for --mapping.")
     ] = None,
-    work: own.Work,
-    reading: own.Reading,
+    reading: Reading,
     json: options.Json = False,
 ) -> None:
     """Answer a task for every product and write the table with the answers appended.
@@ -51,26 +45,17 @@ def run(
     Example: ecellm catalog run shop.csv --task AVE --attributes Brand,Color
     --model smollm2-135m --out shop.out.csv
     """
-    from ecellm_mlx.catalog.job import launch
+    from ecellm_mlx.catalog import saved
+    from ecellm_mlx.catalog.job import create
 
     content = reading.open(table)
-    question = own.question_of(content, asked)
-    found = launch(
-        table,
-        model=model,
-        adapter=adapter,
-        out=out,
-        values=values,
-        strict=strict,
-        review_below=review_below,
-        **asdict(reading),
-        **asdict(work),
-        **question,
-    )
+    question, said = own.question_of(content, asked)
+    job = create(table, question, settings, reading=reading)
     own.narrate_facts(content)
     if save_mapping:
-        own.save(save_mapping, question)
-    report(found, out, json)
+        saved.save(save_mapping, said)
+        narrate(f"saved the question to {save_mapping}")
+    finish(job, settings.out, json)
 
 
 @app.command()
@@ -80,12 +65,12 @@ def preview(
     *,
     model: options.Model,
     adapter: options.Adapter = None,
-    asked: own.Asked,
+    asked: Asked,
     limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 5,
     answers: Annotated[
         bool, typer.Option("--answers/--no-answers", help="Answer them with the model.")
     ] = True,
-    reading: own.Reading,
+    reading: Reading,
     json: options.Json = False,
 ) -> None:
     """Show what the model will read, and what it answers for the first rows.
@@ -93,29 +78,27 @@ def preview(
     Example: ecellm catalog preview shop.csv --task SA --map review=text --model smollm2-135m
     """
     from ecellm_mlx.catalog import preview as previews
-    from ecellm_mlx.data.question import build
 
     content = reading.open(table)
-    question = build(content.names, **own.question_of(content, asked))
-    found = previews.prompts(content, question, model=model, limit=limit)
+    question, _ = own.question_of(content, asked)
+    rows = previews.prompts(content, question, model=model, limit=limit)
     own.narrate_facts(content)
     if answers:
-        found = previews.answers(found, model=model, adapter=adapter)
+        rows = previews.answers(rows, model=model, adapter=adapter)
     if json:
-        emit_json({"table": content.facts(), "rows": [p.to_json() for p in found]})
+        emit_json({"table": content.facts(), "rows": [p.to_json() for p in rows]})
         return
-    shown = next((p.prompt for p in found if p.prompt), "")
     narrate("— the first prompt")
-    emit(shown)
-    rows = [
+    emit(next((p.prompt for p in rows if p.prompt), ""))
+    lines = [
         [
             str(p.line),
             p.answer or p.error or "—",
             "—" if p.confidence is None else f"{p.confidence:.2f}",
         ]
-        for p in found
+        for p in rows
     ]
-    emit_table("", [content.unit, "answer", "confidence"], rows)
+    emit_table("", [content.unit, "answer", "confidence"], lines)
 
 
 @app.command()
@@ -156,7 +139,7 @@ def show(
     table: own.TableFile,
     *,
     task: own.TaskName = None,
-    reading: own.Reading,
+    reading: Reading,
     json: options.Json = False,
 ) -> None:
     """Say how a table is written down and which columns look like a task's fields.
@@ -168,62 +151,14 @@ def show(
     from ecellm_mlx.tasks.registry import find
 
     content = reading.open(table)
-    found = guess(content, find(task) if task else None)
+    guessed = guess(content, find(task) if task else None)
     if json:
-        emit_json({"table": content.facts(), "columns": content.names, **asdict(found)})
+        emit_json({"table": content.facts(), "columns": content.names, **asdict(guessed)})
         return
     emit_table("", ["", ""], [[k, v] for k, v in content.facts().items()])
     emit(", ".join(content.names))
-    own.show_guess(found)
-    if TARGETS in found.missing:
+    own.show_guess(guessed)
+    if TARGETS in guessed.missing:
         narrate("name the attributes to extract with --attributes")
-    if missing := [field for field in found.missing if field != TARGETS]:
+    if missing := [field for field in guessed.missing if field != TARGETS]:
         narrate(f"no column looks like {', '.join(missing)}")
-
-
-def report(run_: Any, out: Path, json: bool) -> None:
-    """Start a job, watch it to its end, and say what came of it."""
-    from ecellm_mlx import jobs
-    from ecellm_mlx.cli.follow import follow
-    from ecellm_mlx.distributed import shards
-    from ecellm_mlx.distributed.launched import launched_rank
-    from ecellm_mlx.errors import JobError
-
-    rank = launched_rank()
-    if rank is None:
-        jobs.start(run_)
-        try:
-            results = follow(run_)
-        except JobError:
-            if shards.journal_path(out).exists():
-                narrate("what was answered is kept; the same command with --resume goes on")
-            raise
-    else:
-        # Under mlx.launch this process is a rank already.
-        if status := jobs.execute(run_):
-            raise typer.Exit(status)
-        results = follow(run_)
-        if rank:
-            return
-    if json:
-        emit_json({"run": str(run_.path), **results})
-        return
-    if results:
-        for line in (_sentence(results), *catalog_match.sentences(results)):
-            narrate(line)
-    emit(str(out.absolute()))
-
-
-def _sentence(results: dict[str, Any]) -> str:
-    unit = "matches" if "pairs" in results else "rows"
-    parts = [f"{results['outcome']}: {results['rows']} {unit}"]
-    for key, word in (
-        ("pairs", "pairs judged"),
-        ("computed", "answers computed"),
-        ("errors", "errors"),
-        ("rejected", "rows that could not be read"), ("review", "rows to review"),
-        ("shortened", "inputs shortened"),
-    ):  # fmt: skip
-        if results.get(key):
-            parts.append(f"{results[key]} {word}")
-    return ", ".join(parts)

@@ -17,9 +17,11 @@ from typing import Any
 
 from ecellm_mlx import jobs, sample, workspace
 from ecellm_mlx.catalog import job as catalog_job
+from ecellm_mlx.catalog.settings import CatalogSettings
 from ecellm_mlx.cli.follow import follow
 from ecellm_mlx.cli.output import emit, emit_table, narrate, number
 from ecellm_mlx.data import rows
+from ecellm_mlx.data.question import build
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.evaluation import job as evaluations
 from ecellm_mlx.evaluation.settings import EvaluationSettings
@@ -27,6 +29,7 @@ from ecellm_mlx.files import ensure_folder, write_atomic, write_json
 from ecellm_mlx.hub import wheel
 from ecellm_mlx.inference.protocol import Decoding
 from ecellm_mlx.models import registry
+from ecellm_mlx.tables import open_table
 from ecellm_mlx.tasks.registry import TASKS
 from ecellm_mlx.tasks.registry import find as find_task
 from ecellm_mlx.training.setup import create_run
@@ -222,15 +225,16 @@ def _export(run: Path, folder: Path) -> dict[str, Any]:
 
 
 def _run_catalog(folder: Path, adapter: Path, attributes: str) -> dict[str, Any]:
-    run = catalog_job.launch(
-        sample.catalog(),
-        task="AVE",
-        mapping=("product title=title", f"target attributes=:{attributes}"),
-        model=MODEL,
-        adapter=str(adapter),
-        out=folder / "catalog.csv",
+    table = sample.catalog()
+    mapping = ("product title=title", f"target attributes=:{attributes}")
+    settings = CatalogSettings(
+        model=MODEL, adapter=str(adapter), out=folder / "catalog.csv", batch_size=24
+    )
+    run = catalog_job.create(
+        table,
+        build(open_table(table).names, task="AVE", mapping=mapping),
+        settings,
         run=folder / "catalog",
-        batch_size=24,
     )
     return _follow(run)
 

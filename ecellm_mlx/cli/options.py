@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from ecellm_mlx import settings
-from ecellm_mlx.errors import UsageError
 from ecellm_mlx.settings import Setting
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -46,12 +45,8 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
         for name, group in groups.items():
             said = {one.key: values.pop(one.key) for one in settings.described(group)}
             # An option that takes several values and was not given is None.
-            parsed, wrong = settings.parse(
-                group, {key: value for key, value in said.items() if value is not None}
-            )
-            if wrong:
-                raise UsageError("; ".join(wrong))
-            values[name] = group(**parsed)
+            given = {key: value for key, value in said.items() if value is not None}
+            values[name] = settings.make(group, given)
         function(**values)
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -86,5 +81,7 @@ def explanation(setting: Setting) -> str:
         notes.append(" or ".join(setting.choices))
     if setting.repeated:
         notes.append("repeatable")
-    doc = setting.doc[0].upper() + setting.doc[1:]
+    doc = setting.doc
+    if doc.partition(" ")[0].rstrip(",:;").isalpha():
+        doc = doc[0].upper() + doc[1:]
     return f"{doc} ({'; '.join(notes)})." if notes else f"{doc}."

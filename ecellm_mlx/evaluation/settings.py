@@ -14,10 +14,9 @@ from typing import Any
 
 from ecellm_mlx import settings
 from ecellm_mlx.data.prompts import Frame
-from ecellm_mlx.errors import UsageError
 from ecellm_mlx.inference.protocol import Decoding
-from ecellm_mlx.tasks.values import Values
 from ecellm_mlx.settings import option
+from ecellm_mlx.tasks.values import Values
 
 # Keys of the section ``endpoint`` of ``job.json``, beside its ``url``.
 SERVER = ("api", "frame", "concurrency", "timeout_s")
@@ -77,8 +76,7 @@ class EvaluationSettings:
     model_name: str = ""  # what the user called the model, once ``model`` is its folder
 
     def __post_init__(self) -> None:
-        if wrong := [*settings.problems(self), *self._contradictions()]:
-            raise UsageError("; ".join(wrong))
+        settings.check(self, *self._contradictions())
 
     def _contradictions(self) -> Iterator[str]:
         if self.endpoint and self.adapter:

@@ -84,12 +84,12 @@ class Blend:
             "products": self.products,
             "matches": self.matches,
             "unmatched": self.unmatched,
-            "quality": {name: found.to_json() for name, found in self.quality.items()},
+            "quality": {name: quality.to_json() for name, quality in self.quality.items()},
         }
 
 
 def features(
-    found: Sequence[Candidate],
+    pairs: Sequence[Candidate],
     probabilities: Sequence[float | None] | None,
     prices: Prices | None = None,
 ) -> np.ndarray:
@@ -101,9 +101,9 @@ def features(
         log ratio of the prices, 0 where one is missing; whether both are there; the model's
         log odds of a match; and their lead over the left product's other candidates.
     """
-    similarity = np.array([pair.similarity for pair in found])
-    lefts = [pair.left for pair in found]
-    odds = np.full(len(found), np.nan)
+    similarity = np.array([pair.similarity for pair in pairs])
+    lefts = [pair.left for pair in pairs]
+    odds = np.full(len(pairs), np.nan)
     for place, probability in enumerate(probabilities or ()):
         if probability is not None:
             bounded = min(max(probability, BOUND), 1 - BOUND)
@@ -112,8 +112,8 @@ def features(
         [
             similarity,
             _lead(similarity, lefts),
-            _lead(similarity, [pair.right for pair in found]),
-            *_price_gaps(found, prices),
+            _lead(similarity, [pair.right for pair in pairs]),
+            *_price_gaps(pairs, prices),
             odds,
             _lead(odds, lefts),
         ]
@@ -121,7 +121,7 @@ def features(
 
 
 def fit(
-    found: Sequence[Candidate],
+    pairs: Sequence[Candidate],
     probabilities: Sequence[float | None] | None,
     known: Known,
     *,
@@ -132,7 +132,7 @@ def fit(
     """Fit the scorers to known matches and choose the best, or take ``only`` that one.
 
     Args:
-        found: all candidates, known and not.
+        pairs: all candidates, known and not.
         probabilities: the model's, of each being a match; None without a model.
         known: matches that the model was not trained on.
         prices: of the left and of the right products, where they have any.
@@ -143,8 +143,8 @@ def fit(
         DataError: too little is known.
     """
     check(known)
-    values = features(found, probabilities, prices)
-    labels = [known.label(pair) for pair in found]
+    values = features(pairs, probabilities, prices)
+    labels = [known.label(pair) for pair in pairs]
     if True not in labels or False not in labels:
         raise DataError(
             "the known matches cannot be fitted to",
@@ -153,7 +153,7 @@ def fit(
             cure="propose more candidates with --top, or leave --truth out",
         )
     truth = np.array([label is True for label in labels])
-    folds = _folds(found, known)
+    folds = _folds(pairs, known)
     names = [only] if only else list(SCORERS) if probabilities is not None else [WORDS]
     quality: dict[str, Quality] = {}
     counts: dict[str, np.ndarray] = {}
@@ -161,15 +161,15 @@ def fit(
     for name in names:
         columns = values[:, SCORERS[name]]
         usable = ~np.isnan(columns).any(axis=1)
-        unseen = np.full(len(found), np.nan)
+        unseen = np.full(len(pairs), np.nan)
         for fold in range(FOLDS):
             fitted = usable & (folds >= 0) & (folds != fold)
             asked = usable & (folds == fold)
             if asked.any():
                 unseen[asked] = _predict(columns[fitted], truth[fitted], columns[asked])
-        quality[name], chosen = _best(found, unseen, truth, known.matches, one_to_one)
+        quality[name], chosen = _best(pairs, unseen, truth, known.matches, one_to_one)
         counts[name] = _counts(chosen, known)
-        score = np.full(len(found), np.nan)
+        score = np.full(len(pairs), np.nan)
         taken = usable & (folds >= 0)
         score[usable] = _predict(columns[taken], truth[taken], columns[usable])
         scores[name] = score
@@ -203,10 +203,10 @@ def check(known: Known) -> None:
         )
 
 
-def _price_gaps(found: Sequence[Candidate], prices: Prices | None) -> np.ndarray:
+def _price_gaps(pairs: Sequence[Candidate], prices: Prices | None) -> np.ndarray:
     """Size of the log ratio of a pair's prices, and whether it has both: (2, candidates)."""
-    gaps = np.zeros((2, len(found)))
-    for place, pair in enumerate(found if prices else ()):
+    gaps = np.zeros((2, len(pairs)))
+    for place, pair in enumerate(pairs if prices else ()):
         assert prices
         left, right = prices[0][pair.left], prices[1][pair.right]
         if left and right:
@@ -231,12 +231,12 @@ def _lead(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
     return lead
 
 
-def _folds(found: Sequence[Candidate], known: Known) -> np.ndarray:
+def _folds(pairs: Sequence[Candidate], known: Known) -> np.ndarray:
     """The fold of each candidate, -1 where nothing is known; products are never divided."""
     fold_of = {
         left: number % FOLDS for number, group in enumerate(known.groups()) for left in group
     }
-    return np.array([fold_of.get(pair.left, -1) for pair in found])
+    return np.array([fold_of.get(pair.left, -1) for pair in pairs])
 
 
 def _predict(values: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -247,12 +247,12 @@ def _predict(values: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.nda
     if truth.all() or not truth.any():
         return np.full(len(asked), truth.mean() if len(truth) else 0.5)
     regression = make_pipeline(StandardScaler(), LogisticRegression(C=1.0)).fit(values, truth)
-    found: np.ndarray = regression.predict_proba(asked)[:, 1]
-    return found
+    likely: np.ndarray = regression.predict_proba(asked)[:, 1]
+    return likely
 
 
 def _best(
-    found: Sequence[Candidate],
+    pairs: Sequence[Candidate],
     scores: np.ndarray,
     truth: np.ndarray,
     matches: int,
@@ -260,7 +260,7 @@ def _best(
 ) -> tuple[Quality, list[Candidate]]:
     """The decisions with the greatest F1, their threshold midway between two scores."""
     places = np.flatnonzero(~np.isnan(scores)).tolist()
-    candidates = [found[place] for place in places]
+    candidates = [pairs[place] for place in places]
     probabilities = [float(scores[place]) for place in places]
     levels = np.unique(probabilities)
     middles = (levels[1:] + levels[:-1]) / 2

@@ -40,12 +40,12 @@ def tokens(text: str) -> list[str]:
     other writes ``photoshop``.
     """
     words = WORD.findall(text.casefold())
-    found = list(words)
+    result = list(words)
     for word in words:
         groups = GROUP.findall(word)
         if len(groups) > 1:
-            found += groups
-    return found + [a + b for a, b in pairwise(words)]
+            result += groups
+    return result + [a + b for a, b in pairwise(words)]
 
 
 def candidates(left: Sequence[str], right: Sequence[str], *, top: int) -> list[Candidate]:
@@ -68,7 +68,7 @@ def candidates(left: Sequence[str], right: Sequence[str], *, top: int) -> list[C
         n = counts[token]
         return log(1 + (len(documents) - n + 0.5) / (n + 0.5))
 
-    found: list[Candidate] = []
+    pairs: list[Candidate] = []
     for place, text in enumerate(left):
         words = tokens(text)
         query = [token for token in words if token in counts]
@@ -77,9 +77,9 @@ def candidates(left: Sequence[str], right: Sequence[str], *, top: int) -> list[C
         scores = index.get_scores(query)
         order = np.argsort(-scores, kind="stable")[:top]
         most = sum(map(weight, words))
-        found += [
+        pairs += [
             Candidate(place, number, float(scores[number]) / most, rank)
             for rank, number in enumerate(order.tolist(), 1)
             if scores[number] > 0
         ]
-    return found
+    return pairs

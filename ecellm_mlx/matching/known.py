@@ -43,8 +43,8 @@ class Known:
 
     def label(self, pair: Candidate) -> bool | None:
         """Whether a pair is a match; None where nothing is known of its left product."""
-        found = self.rights.get(pair.left)
-        return None if found is None else pair.right in found
+        rights = self.rights.get(pair.left)
+        return None if rights is None else pair.right in rights
 
     def only(self, lefts: Sequence[int]) -> Known:
         """What is known of some left products."""
@@ -105,15 +105,15 @@ def read(path: Path, left: Side, right: Side) -> Known:
     rights: dict[int, set[int]] = {}
     lost = 0
     for left_id, right_id in rows:
-        lefts, found = places[0].get(left_id, []), places[1].get(right_id, [])
-        if not lefts or (right_id and not found):
+        lefts, matches = places[0].get(left_id, []), places[1].get(right_id, [])
+        if not lefts or (right_id and not matches):
             lost += 1
             continue
         for place in lefts:
-            rights.setdefault(place, set()).update(found)
+            rights.setdefault(place, set()).update(matches)
     ids = [{place: name for name, at in side.items() for place in at} for side in places]
     known = Known(
-        {place: frozenset(found) for place, found in rights.items()}, ids[0], ids[1], lost
+        {place: frozenset(matches) for place, matches in rights.items()}, ids[0], ids[1], lost
     )
     if not known.matches:
         raise DataError(
@@ -126,12 +126,12 @@ def _places(side: Side, ids: set[str], path: Path, name: str) -> dict[str, list[
     """Rows of a catalog by id; the id column is the one that holds most of ``ids``."""
     best: dict[str, list[int]] = {}
     for column in range(len(side.table.names)):
-        found: dict[str, list[int]] = {}
+        rows_by_id: dict[str, list[int]] = {}
         for place, row in enumerate(side.rows):
             if (value := _cell(row, column)) in ids:
-                found.setdefault(value, []).append(place)
-        if len(found) > len(best):
-            best = found
+                rows_by_id.setdefault(value, []).append(place)
+        if len(rows_by_id) > len(best):
+            best = rows_by_id
     if len(best) < LEAST_SHARE * len(ids) or not ids:
         raise DataError(
             f"no column of {side.table.path.name} holds the ids of column {name!r} of {path}",

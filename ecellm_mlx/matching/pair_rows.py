@@ -21,10 +21,10 @@ from ecellm_mlx.matching import known as knowns
 from ecellm_mlx.matching.candidates import Candidate, candidates
 from ecellm_mlx.matching.known import Known
 from ecellm_mlx.matching.pairs import PairTable, Side
+from ecellm_mlx.matching.settings import PairSettings
 from ecellm_mlx.tables import Column, plain
 
 HELD = "held.csv"
-SEED = 42
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,7 @@ def write(
     truth: Path,
     question: Question,
     out: Path,
-    *,
-    top: int = 5,
-    negatives: int = 2,
-    hold: float = 0.3,
-    val: float = 0.1,
-    seed: int = SEED,
+    settings: PairSettings,
 ) -> Written:
     """Write ``train.jsonl``, ``val.jsonl`` and ``held.csv`` into ``out``.
 
@@ -58,37 +53,35 @@ def write(
         truth: the known matches.
         question: about a ``PairTable``.
         out: folder to write; it must be new or empty.
-        top: how far down the candidates near misses are looked for.
-        negatives: near misses for each known left product.
-        hold: share of the known left products that no row shows; their matches go to
-            ``held.csv``, for ``catalog match --truth``.
-        val: share of the others for validation.
-        seed: of the division.
+        settings: how many candidates are looked at for near misses, and what is shown: the
+            matches of the products that are held go to ``held.csv`` alone, for
+            ``catalog match --truth``.
 
     Raises:
         UsageError: the shares leave nothing.
         DataError: too few matches are known, or ``out`` is not empty.
     """
+    hold, val = settings.hold, settings.val
     if not (0 <= hold < 1 and 0 <= val < 1):
         raise UsageError(
             "--hold and --val are shares", got=f"{hold:g} and {val:g}", expected="0 to 1"
         )
     known = knowns.read(truth, left, right)
-    shown, held = known.split(hold, seed)
-    train, checked = known.only(shown).split(val, seed)
+    shown, held = known.split(hold, settings.seed)
+    train, checked = known.only(shown).split(val, settings.seed)
     if not known.only(train).matches:
         raise DataError(
             f"{truth} leaves no match to train on",
             got=f"{known.matches} known matches",
             cure="give more of them, or smaller --hold and --val",
         )
-    found = candidates(left.texts(), right.texts(), top=top)
+    proposed = candidates(left.texts(), right.texts(), top=settings.top)
     ensure_folder(out)
     if any(out.iterdir()):
         raise DataError(f"{out} is not empty", cure="give another folder with --out")
     counts = []
     for name, lefts in (("train", train), ("val", checked)):
-        chosen = _chosen(found, known, lefts, negatives)
+        chosen = _chosen(proposed, known, lefts, settings.negatives)
         lines = [
             json.dumps(asdict(row), ensure_ascii=False) + "\n"
             for row in _rows(PairTable(left, right, chosen), known, question, name)
@@ -101,7 +94,7 @@ def write(
 
 
 def _chosen(
-    found: Sequence[Candidate], known: Known, lefts: Sequence[int], negatives: int
+    candidates: Sequence[Candidate], known: Known, lefts: Sequence[int], negatives: int
 ) -> list[Candidate]:
     """The matches of ``lefts`` and their nearest misses, which belong to no other part."""
     wanted = set(lefts)
@@ -109,10 +102,10 @@ def _chosen(
         right for left, rights in known.rights.items() if left not in wanted for right in rights
     }
     misses: dict[int, list[Candidate]] = {left: [] for left in lefts}
-    for pair in found:
+    for pair in candidates:
         if pair.left in wanted and known.label(pair) is False and pair.right not in taken:
             misses[pair.left].append(pair)
-    proposed = {(pair.left, pair.right): pair for pair in found}
+    proposed = {(pair.left, pair.right): pair for pair in candidates}
     chosen: list[Candidate] = []
     for left in lefts:
         chosen += [

@@ -52,10 +52,10 @@ class Side:
 
 def price_of(text: str) -> float | None:
     """The number in a price, such as ``40.42 gbp`` or ``1.299,00 €``; its currency is lost."""
-    found = NUMBER.search(text)
-    if not found:
+    number = NUMBER.search(text)
+    if not number:
         return None
-    digits = found[0].rstrip(".,")
+    digits = number[0].rstrip(".,")
     # What is followed by other than three digits, or comes last of two kinds, is decimal.
     point = max(digits.rfind("."), digits.rfind(","))
     other = min(digits.rfind("."), digits.rfind(","))
@@ -73,7 +73,7 @@ def parts_of(table: Table, mapping: Sequence[str], option: str) -> dict[str, str
     Raises:
         UsageError: an unknown part or column, or nothing that looks like a title.
     """
-    found: dict[str, str] = {}
+    columns: dict[str, str] = {}
     problems = []
     for item in mapping:
         part, _, column = item.partition("=")
@@ -82,7 +82,7 @@ def parts_of(table: Table, mapping: Sequence[str], option: str) -> dict[str, str
         elif column not in table.names:
             problems.append(f"{table.path.name} has no column {column!r}")
         else:
-            found[part] = column
+            columns[part] = column
     if not mapping:
         fields = {
             "product title": "title", "product description": "description",
@@ -90,15 +90,15 @@ def parts_of(table: Table, mapping: Sequence[str], option: str) -> dict[str, str
         }  # fmt: skip
         for choice in guess(table, find_task("AVE"), ["target attributes"]).choices:
             if choice.field in fields:
-                found[fields[choice.field]] = choice.column
-    if "title" not in found and not problems:
+                columns[fields[choice.field]] = choice.column
+    if "title" not in columns and not problems:
         problems.append(f"no column of {table.path.name} is mapped to the title")
     if problems:
         raise UsageError(
             f"{option}: {'; '.join(problems)}",
             expected=f"{', '.join(PRODUCT_PARTS)} and columns {', '.join(table.names)}",
         )
-    return found
+    return columns
 
 
 def read(table: Table, columns: dict[str, str]) -> Side:
@@ -123,10 +123,10 @@ class PairTable(Table):
 
     unit = "pair"
 
-    def __init__(self, left: Side, right: Side, found: Sequence[Candidate]) -> None:
+    def __init__(self, left: Side, right: Side, candidates: Sequence[Candidate]) -> None:
         super().__init__(left.table.path)
         self.header = list(FIELDS)
-        self.left, self.right, self.candidates = left, right, found
+        self.left, self.right, self.candidates = left, right, candidates
 
     def facts(self) -> dict[str, str]:
         """How many pairs there are."""
@@ -148,7 +148,7 @@ class PairTable(Table):
 
 
 def accepted(
-    found: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     probabilities: Sequence[float | None],
     *,
     threshold: float,
@@ -157,7 +157,7 @@ def accepted(
     """Places of the candidates that are matches.
 
     Args:
-        found: the candidates.
+        candidates: the candidates.
         probabilities: of each being a match, 0-1; None where it could not be asked.
         threshold: least probability of a match.
         one_to_one: use each product once at most, so that the sum of log odds against
@@ -170,8 +170,8 @@ def accepted(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    lefts = np.array([found[i].left for i in kept])
-    rights = np.array([found[i].right for i in kept])
+    lefts = np.array([candidates[i].left for i in kept])
+    rights = np.array([candidates[i].right for i in kept])
     offset = int(lefts.max()) + 1
     size = offset + int(rights.max()) + 1
     graph = coo_array((np.ones(len(kept)), (lefts, offset + rights)), shape=(size, size))
@@ -182,17 +182,17 @@ def accepted(
         members.setdefault(int(parts[left]), []).append(place)
     chosen: list[int] = []
     for places in members.values():
-        rows = sorted({found[i].left for i in places})
-        columns = sorted({found[i].right for i in places})
+        rows = sorted({candidates[i].left for i in places})
+        columns = sorted({candidates[i].right for i in places})
         gain = np.zeros((len(rows), len(columns)))
         of: dict[tuple[int, int], int] = {}
         for i in places:
-            cell = rows.index(found[i].left), columns.index(found[i].right)
+            cell = rows.index(candidates[i].left), columns.index(candidates[i].right)
             probability = probabilities[i]
             assert probability is not None
             # A tie is broken by similarity; a gain above 0 makes any match worth having.
             gain[cell] = _log_odds(probability) - _log_odds(threshold) + 1e-6
-            gain[cell] += 1e-9 * found[i].similarity
+            gain[cell] += 1e-9 * candidates[i].similarity
             of[cell] = i
         for cell in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
             if (match := of.get((int(cell[0]), int(cell[1])))) is not None:

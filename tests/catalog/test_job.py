@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import jobs, sample, tables
-from ecellm_mlx.catalog import answering, body, job, writing
+from ecellm_mlx.catalog import answering, writing
+from ecellm_mlx.catalog.answering import CatalogModel
 from ecellm_mlx.errors import DataError, JobError, UsageError
 from ecellm_mlx.jobs import events
 from ecellm_mlx.tables import open_table
 from ecellm_mlx.tasks.registry import find
 
-from .conftest import AVE, KIND, run_here
+from .conftest import AVE, KIND, create, run_here
 
 NAME = "ecellm_kind"
 
@@ -64,13 +65,13 @@ def test_a_table_is_written_in_its_own_format_or_in_one_that_can_be_made_new(
     feed = tmp_path / "shop.xml"
     feed.write_text("<rss><item><title>Red mug</title></item></rss>", encoding="utf-8")
     asked: dict[str, Any] = {**AVE, "mapping": ["product title=title"], "attributes": ["Color"]}
-    run = job.launch(feed, model=str(tiny), out=tmp_path / "out.xml", **asked)
+    run = create(feed, model=str(tiny), out=tmp_path / "out.xml", **asked)
     assert run_here(run)[0] == "finished"
     written = (tmp_path / "out.xml").read_text(encoding="utf-8")
     assert written.startswith("<rss><item><title>Red mug</title><ecellm_")
     assert written.endswith("</ecellm_color></item></rss>")
     with pytest.raises(DataError, match="no table of a known format"):
-        job.launch(sample.catalog(), model=str(tiny), out=tmp_path / "new.xml", **AVE)
+        create(sample.catalog(), model=str(tiny), out=tmp_path / "new.xml", **AVE)
 
 
 def test_a_stopped_run_resumes_to_the_same_table(
@@ -82,7 +83,7 @@ def test_a_stopped_run_resumes_to_the_same_table(
     small = head(sample.catalog(), tmp_path / "s.csv", 8, first, [""] * len(first))
     options: dict[str, Any] = {**KIND, "model": str(tiny), "batch_size": 2}
 
-    whole = job.launch(small, out=tmp_path / "whole.csv", run=tmp_path / "w", **options)
+    whole = create(small, out=tmp_path / "whole.csv", run=tmp_path / "w", **options)
     outcome, results = run_here(whole)
     assert outcome == "finished"
     assert [results[key] for key in ("rows", "computed", "errors")] == [10, 8, 1]
@@ -91,12 +92,12 @@ def test_a_stopped_run_resumes_to_the_same_table(
         out = tmp_path / f"parts{stop}.csv"
         with monkeypatch.context() as patch:
             stop_after(patch, stop)
-            parts = job.launch(small, out=out, run=tmp_path / f"p{stop}", **options)
+            parts = create(small, out=out, run=tmp_path / f"p{stop}", **options)
             assert run_here(parts)[0] == "stopped"
         assert not out.exists()
         with pytest.raises(JobError, match="--resume"):
-            job.launch(small, out=out, **options)
-        resumed = job.launch(small, out=out, resume=True, **options)
+            create(small, out=out, **options)
+        resumed = create(small, out=out, resume=True, **options)
         outcome, results = run_here(resumed)
         assert outcome == "finished"
         assert results["computed"] == 8 - 2 * stop
@@ -114,7 +115,7 @@ def test_a_stopped_run_resumes_to_the_same_table(
 def test_attributes_come_as_json_and_from_the_text(tiny: Path, tmp_path: Path) -> None:
     table = head(sample.catalog(), tmp_path / "s.csv", 3)
     out = tmp_path / "out.csv"
-    run_here(job.launch(table, out=out, model=str(tiny), **AVE))
+    run_here(create(table, out=out, model=str(tiny), **AVE))
     name = "ecellm_attribute_value_extraction"
     for row in records(out):
         for item in json.loads(row[name]):
@@ -126,9 +127,9 @@ def test_attributes_come_as_json_and_from_the_text(tiny: Path, tmp_path: Path) -
         assert 0 <= float(row[f"{name}_confidence"]) <= 1
     assert any(row["ecellm_brand"] for row in records(out))
     with pytest.raises(JobError, match=r"\(values differs\)"):
-        job.launch(table, out=out, model=str(tiny), resume=True, values="free", **AVE)
+        create(table, out=out, model=str(tiny), resume=True, values="free", **AVE)
     with pytest.raises(UsageError, match="--values x"):
-        job.launch(table, out=out, model=str(tiny), values="x", **AVE)
+        create(table, out=out, model=str(tiny), values="x", **AVE)
 
 
 def test_each_attribute_has_a_column_of_its_own() -> None:
@@ -155,7 +156,7 @@ def test_only_changed_rows_of_a_new_export_are_computed(tiny: Path, tmp_path: Pa
     options: dict[str, Any] = {**KIND, "model": str(tiny), "batch_size": 2}
     table = head(sample.catalog(), tmp_path / "shop.csv", 5)
     out = tmp_path / "out.csv"
-    assert run_here(job.launch(table, out=out, **options))[1]["computed"] == 5
+    assert run_here(create(table, out=out, **options))[1]["computed"] == 5
     old = records(out)
     # A new price and description change nothing that is asked; a new title does.
     text = table.read_text(encoding="utf-8")
@@ -163,7 +164,7 @@ def test_only_changed_rows_of_a_new_export_are_computed(tiny: Path, tmp_path: Pa
     table.write_text(text.replace(title, "A new lamp").replace("9.99", "8.88"), "utf-8")
     head(table, tmp_path / "shop2.csv", 5, ["x", "One more product", *[""] * 8])
     (tmp_path / "shop2.csv").replace(table)
-    outcome, results = run_here(job.launch(table, out=out, resume=True, **options))
+    outcome, results = run_here(create(table, out=out, resume=True, **options))
     assert (outcome, results["computed"], results["rows"]) == ("finished", 2, 6)
     new = records(out)
     for place in (0, 2, 3, 4):
@@ -177,16 +178,16 @@ def test_other_settings_are_refused_or_kept_apart(
     table = head(sample.catalog(), tmp_path / "shop.csv", 3)
     out = tmp_path / "out.csv"
     common: dict[str, Any] = {"model": str(tiny), "out": out}
-    run_here(job.launch(table, **common, **KIND))
+    run_here(create(table, **common, **KIND))
     before = out.read_bytes()
     changed: dict[str, Any] = {**KIND, "instruction": "Find it."}
     with pytest.raises(JobError, match=r"\(instruction differs\)"):
-        job.launch(table, resume=True, **common, **changed)
-    results = run_here(job.launch(table, new=True, **common, **changed))[1]
+        create(table, resume=True, **common, **changed)
+    results = run_here(create(table, new=True, **common, **changed))[1]
     assert results["computed"] == 3
     # And back, without computing anything: the model is not even loaded.
-    monkeypatch.setattr(body, "load_model", lambda _: pytest.fail("loaded"))
-    results = run_here(job.launch(table, resume=True, **common, **KIND))[1]
+    monkeypatch.setattr(CatalogModel, "answer", lambda *_: pytest.fail("asked"))
+    results = run_here(create(table, resume=True, **common, **KIND))[1]
     assert results["computed"] == 0
     assert out.read_bytes() == before
 
@@ -194,9 +195,9 @@ def test_other_settings_are_refused_or_kept_apart(
 def test_a_changed_mapping_is_named(tiny: Path, tmp_path: Path) -> None:
     table = head(sample.catalog(), tmp_path / "shop.csv", 2)
     common: dict[str, Any] = {"model": str(tiny), "out": tmp_path / "out.csv", "task": "SA"}
-    run_here(job.launch(table, mapping=["review=title"], **common))
+    run_here(create(table, mapping=["review=title"], **common))
     with pytest.raises(JobError, match=r"\(mapping differs\)"):
-        job.launch(table, mapping=["review=description"], resume=True, **common)
+        create(table, mapping=["review=description"], resume=True, **common)
 
 
 def test_bad_rows_go_to_the_rejects_file(tiny: Path, tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_bad_rows_go_to_the_rejects_file(tiny: Path, tmp_path: Path) -> None:
         "model": str(tiny), "task": "SA", "mapping": ["review=text"], "encoding": "utf-8",
     }  # fmt: skip
     out = tmp_path / "out.csv"
-    run = job.launch(table, out=out, **common)
+    run = create(table, out=out, **common)
     results = run_here(run)[1]
     assert (results["rows"], results["rejected"]) == (3, 3)
     found = records(Path(results["rejects_file"]))
@@ -218,7 +219,7 @@ def test_bad_rows_go_to_the_rejects_file(tiny: Path, tmp_path: Path) -> None:
         isinstance(e, events.Warned) and "3 rows" in e.message for e in run.reader().read()
     )
     with pytest.raises(DataError, match=r"shop\.csv:3: 1 cells instead of 2"):
-        job.launch(table, out=tmp_path / "strict.csv", strict=True, **common)
+        create(table, out=tmp_path / "strict.csv", strict=True, **common)
 
 
 def test_a_table_without_any_usable_row_fails(tiny: Path, tmp_path: Path) -> None:
@@ -226,17 +227,17 @@ def test_a_table_without_any_usable_row_fails(tiny: Path, tmp_path: Path) -> Non
     table.write_text("id,text\n1\n2\n")
     options: dict[str, Any] = {"model": str(tiny), "task": "SA", "mapping": ["review=text"]}
     with pytest.raises(DataError, match=r":2: no row can be used; the first one: 1 cells"):
-        run_here(job.launch(table, out=tmp_path / "out.csv", **options))
+        run_here(create(table, out=tmp_path / "out.csv", **options))
     table.write_text("id,text\n")
     with pytest.raises(DataError, match="no rows"):
-        run_here(job.launch(table, out=tmp_path / "out2.csv", **options))
+        run_here(create(table, out=tmp_path / "out2.csv", **options))
 
 
 def test_uncertain_rows_go_to_the_review_file(tiny: Path, tmp_path: Path) -> None:
     table = head(sample.catalog(), tmp_path / "shop.csv", 4)
     options: dict[str, Any] = {"model": str(tiny), **KIND}
     out = tmp_path / "out.csv"
-    run = job.launch(table, out=out, review_below=1.0, **options)
+    run = create(table, out=out, review_below=1.0, **options)
     results = run_here(run)[1]
     rows = records(out)
     assert {row["ecellm_kind"] for row in rows} <= {"Books", "Lamps", "Shoes"}
@@ -248,7 +249,7 @@ def test_uncertain_rows_go_to_the_review_file(tiny: Path, tmp_path: Path) -> Non
     assert told[-1].confidence == results["confidence"]
     assert (told[-1].done, told[-1].total) == (4, 4)
     with pytest.raises(UsageError, match="--review-below"):
-        job.launch(table, out=out, review_below=7, **options)
+        create(table, out=out, review_below=7, **options)
 
 
 def test_a_clash_of_names_gets_a_number(tiny: Path, tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_a_clash_of_names_gets_a_number(tiny: Path, tmp_path: Path) -> None:
     table.write_text("text,ecellm_x,ecellm_x_2_error\ngood,1,2\n")
     out = tmp_path / "out.jsonl"
     options: dict[str, Any] = {"model": str(tiny), "task": "SA", "mapping": ["review=text"]}
-    results = run_here(job.launch(table, out=out, name="x", **options))[1]
+    results = run_here(create(table, out=out, name="x", **options))[1]
     assert results["columns"] == ["ecellm_x_3", "ecellm_x_3_confidence", "ecellm_x_3_error"]
     record = json.loads(out.read_text())
     assert list(record) == ["text", "ecellm_x", "ecellm_x_2_error", *results["columns"]]
@@ -265,9 +266,9 @@ def test_a_clash_of_names_gets_a_number(tiny: Path, tmp_path: Path) -> None:
 def test_answers_beyond_the_tables_encoding(
     tmp_path: Path, google: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body, "load_model", lambda _: (answer_with("日本"), lambda: 0.0))
+    monkeypatch.setattr(CatalogModel, "answer", answer_with("日本"))
     options: dict[str, Any] = {"model": str(tiny), "task": "SA", "mapping": ["review=name"]}
-    run = job.launch(google, out=tmp_path / "out.csv", **options)
+    run = create(google, out=tmp_path / "out.csv", **options)
     run_here(run)
     again = open_table(tmp_path / "out.csv")
     assert again.facts()["encoding"].startswith("UTF-8 with byte order mark")
@@ -282,21 +283,21 @@ def answer_with(text: str) -> Any:
     from ecellm_mlx.inference.answers import Answer
     from ecellm_mlx.inference.protocol import Decoding
 
-    return lambda rows: (Answer(i, Decoding.VALID, text, 0.5) for i in range(len(rows)))
+    return lambda _, rows: (Answer(i, Decoding.VALID, text, 0.5) for i in range(len(rows)))
 
 
 def test_a_row_that_cannot_be_asked_spoils_no_other(
     tmp_path: Path, google: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ask(rows: Any) -> Any:
+    def answer(self: CatalogModel, rows: Any) -> Any:
         for row in rows:
             if "quickbooks" in row.input:
                 raise DataError("row x is too long")
-        return answer_with("A")(rows)
+        return answer_with("A")(self, rows)
 
-    monkeypatch.setattr(body, "load_model", lambda _: (ask, lambda: 0.0))
+    monkeypatch.setattr(CatalogModel, "answer", answer)
     options: dict[str, Any] = {"model": str(tiny), "task": "SA", "mapping": ["review=name"]}
-    results = run_here(job.launch(google, out=tmp_path / "out.csv", **options))[1]
+    results = run_here(create(google, out=tmp_path / "out.csv", **options))[1]
     rows = [row.cells for row in open_table(tmp_path / "out.csv").good_rows()]
     wrong = [row for row in rows if "quickbooks" in row[1]]
     assert results["errors"] == len(wrong)
@@ -312,7 +313,7 @@ def test_shortened_inputs_are_named_by_line_and_counted(
     shop, out = tmp_path / "shop.csv", tmp_path / "out.csv"
     long = "a lamp that glows " * 600
     shop.write_text(f"title\nlamp\n{long}\n{long}\n{long} red\nshoe\n", encoding="utf-8")
-    run = job.launch(shop, model=str(tiny), out=out, max_words=5000, **KIND)
+    run = create(shop, model=str(tiny), out=out, max_words=5000, **KIND)
     _, results = run_here(run)
     assert results["shortened"] == 3
     told = [e.message for e in run.reader().read() if isinstance(e, events.Warned)]
@@ -322,7 +323,7 @@ def test_shortened_inputs_are_named_by_line_and_counted(
     assert all(re.search(r"shortened by \d+ tokens$", message) for message in told)
     # Of many rows some are named and all are counted.
     monkeypatch.setattr(answering, "NAMED_SHORTENED", 1)
-    other = job.launch(shop, model=str(tiny), out=tmp_path / "b.csv", max_words=5000, **KIND)
+    other = create(shop, model=str(tiny), out=tmp_path / "b.csv", max_words=5000, **KIND)
     run_here(other)
     told = [e.message for e in other.reader().read() if isinstance(e, events.Warned)]
     assert len(told) == 2
@@ -343,23 +344,23 @@ def test_the_table_may_not_change_under_the_job(
 
     monkeypatch.setattr(writing, "write", changed)
     with pytest.raises(JobError, match="changed while the job ran"):
-        run_here(job.launch(table, out=tmp_path / "out.csv", **options))
+        run_here(create(table, out=tmp_path / "out.csv", **options))
     assert not (tmp_path / "out.csv").exists()
 
 
 def test_the_output_is_never_the_input(tiny: Path, tmp_path: Path) -> None:
     table = head(sample.catalog(), tmp_path / "shop.csv", 3)
     with pytest.raises(UsageError, match="the table itself"):
-        job.launch(table, out=table, model=str(tiny), **KIND)
+        create(table, out=table, model=str(tiny), **KIND)
 
 
 def test_a_file_that_could_not_be_written_is_refused_before_the_work(
     tiny: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=r"out.doc is no table of a known format"):
-        job.launch(sample.catalog(), model=str(tiny), out=tmp_path / "out.doc", **KIND)
+        create(sample.catalog(), model=str(tiny), out=tmp_path / "out.doc", **KIND)
     out = tmp_path / "out.csv"
-    run_here(job.launch(sample.catalog(), model=str(tiny), out=out, **KIND))
+    run_here(create(sample.catalog(), model=str(tiny), out=out, **KIND))
     plain = tmp_path / "plain"
     plain.touch()
     # Not mkstemp's private ones.

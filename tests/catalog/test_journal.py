@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ecellm_mlx.catalog.journal import PERSON, Entry, Journal
+from ecellm_mlx.catalog.journal import PERSON, CatalogJournal, Entry
 from ecellm_mlx.errors import JobError, StorageError
 
 pytestmark = pytest.mark.unit
@@ -17,17 +17,17 @@ ONE, TWO = b"1" * 16, b"2" * 16
 
 def test_answers_survive_and_are_kept_apart(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
-    with Journal(path, A) as journal:
+    with CatalogJournal(path, A) as journal:
         journal.begin("table")
         journal.add([Entry(ONE, "yes", 0.5), Entry(TWO, "", error="why")])
     with pytest.raises(JobError, match=r"\(model differs\)"):
-        Journal(path, B)
-    with Journal(path, B, new=True) as journal:
+        CatalogJournal(path, B)
+    with CatalogJournal(path, B, new=True) as journal:
         assert journal.entries([ONE]) == {}
         journal.begin("table")
         journal.add([Entry(ONE, "no", 1.0)])
         assert journal.histogram() == [0] * 9 + [1]
-    with Journal(path, A) as journal:
+    with CatalogJournal(path, A) as journal:
         assert journal.entries([ONE, TWO]) == {
             ONE: Entry(ONE, "yes", 0.5),
             TWO: Entry(TWO, "", error="why"),
@@ -36,7 +36,7 @@ def test_answers_survive_and_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_a_plan_says_where_an_input_comes_first(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j.sqlite", A) as journal:
+    with CatalogJournal(tmp_path / "j.sqlite", A) as journal:
         assert not journal.begin("table")
         journal.plan(0, [ONE])
         journal.plan(1, [ONE, TWO])
@@ -62,7 +62,7 @@ def test_a_plan_says_where_an_input_comes_first(tmp_path: Path) -> None:
 
 def test_many_keys_at_once(tmp_path: Path) -> None:
     keys = [number.to_bytes(16, "big") for number in range(3000)]
-    with Journal(tmp_path / "j.sqlite", A) as journal:
+    with CatalogJournal(tmp_path / "j.sqlite", A) as journal:
         journal.begin("table")
         journal.plan(0, keys)
         journal.add([Entry(key, "x") for key in keys])
@@ -70,7 +70,7 @@ def test_many_keys_at_once(tmp_path: Path) -> None:
 
 
 def test_a_person_has_the_last_word(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j.sqlite", A) as journal:
+    with CatalogJournal(tmp_path / "j.sqlite", A) as journal:
         journal.begin("table")
         journal.add([Entry(ONE, "red", 0.4)])
         journal.add([Entry(ONE, "blue", 1.0, origin=PERSON)])
@@ -80,9 +80,9 @@ def test_a_person_has_the_last_word(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
-    with Journal(path, A), pytest.raises(JobError, match="in use by another job"):
-        Journal(path, A)
-    with Journal(path, A):
+    with CatalogJournal(path, A), pytest.raises(JobError, match="in use by another job"):
+        CatalogJournal(path, A)
+    with CatalogJournal(path, A):
         pass
 
 
@@ -90,4 +90,4 @@ def test_what_is_no_journal_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
     path.write_bytes(b"no database at all, but long enough to be looked at" * 20)
     with pytest.raises(StorageError, match="cannot be used as a journal"):
-        Journal(path, A)
+        CatalogJournal(path, A)

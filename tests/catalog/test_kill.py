@@ -18,7 +18,7 @@ from ecellm_mlx import jobs, sample
 from ecellm_mlx.catalog import job
 from ecellm_mlx.tables import open_table
 
-from .conftest import KIND
+from .conftest import KIND, create
 from .test_job import head
 
 FAKE = Path(__file__).parent / "killed.py"
@@ -72,7 +72,7 @@ def test_many_kills_change_nothing(tiny: Path, table: Path, tmp_path: Path) -> N
         **KIND, "model": str(tiny), "batch_size": 3, "review_below": 0.5,
     }  # fmt: skip
     whole = tmp_path / "whole" / "out.csv"
-    run = job.launch(table, out=whole, **options)
+    run = create(table, out=whole, **options)
     assert execute(run, str(FAKE)) == 0
     assert set(outputs(whole)) == {".csv", ".rejects.csv", ".review.csv"}
 
@@ -80,7 +80,7 @@ def test_many_kills_change_nothing(tiny: Path, table: Path, tmp_path: Path) -> N
     out = tmp_path / "parts" / "out.csv"
     killed, answers = 0, []
     for _ in range(KILLS):
-        run = job.launch(table, out=out, resume=True, **options)
+        run = create(table, out=out, resume=True, **options)
         after = str(draw.uniform(0.0, 0.4))
         code = execute(run, str(FAKE), DIE_AFTER=after, BATCH_SECONDS=PACE)
         killed += code == -signal.SIGKILL
@@ -88,7 +88,7 @@ def test_many_kills_change_nothing(tiny: Path, table: Path, tmp_path: Path) -> N
         if code == 0:
             assert outputs(out) == outputs(whole)
             out.unlink()
-    run = job.launch(table, out=out, resume=True, **options)
+    run = create(table, out=out, resume=True, **options)
     assert execute(run, str(FAKE)) == 0
     assert outputs(out) == outputs(whole)
     assert killed >= KILLS // 2
@@ -104,10 +104,10 @@ def test_a_kill_while_writing_leaves_no_half_table(
 ) -> None:
     options: dict[str, Any] = {**KIND, "model": str(tiny), "review_below": 1.0}
     out = tmp_path / "parts" / "out.csv"
-    run = job.launch(table, out=out, **options)
+    run = create(table, out=out, **options)
     assert execute(run, str(FAKE), DIE_AT_ROW=str(row)) == -signal.SIGKILL
     assert set(outputs(out)) == set()
-    run = job.launch(table, out=out, resume=True, **options)
+    run = create(table, out=out, resume=True, **options)
     assert execute(run, str(FAKE)) == 0
     assert set(outputs(out)) == {".csv", ".rejects.csv", ".review.csv"}
     assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]
@@ -131,17 +131,17 @@ def test_kills_of_the_real_job(tiny: Path, table: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {**KIND, "model": str(tiny), "batch_size": 2}
     real = ("-m", "ecellm_mlx.jobs")
     whole = tmp_path / "whole" / "out.csv"
-    run = job.launch(table, out=whole, **options)
+    run = create(table, out=whole, **options)
     started = time.monotonic()
     assert execute(run, *real) == 0
     seconds = time.monotonic() - started
     out = tmp_path / "parts" / "out.csv"
     answers = []
     for share in (0.6, 0.7, 0.8, 0.9):
-        run = job.launch(table, out=out, resume=True, **options)
+        run = create(table, out=out, resume=True, **options)
         execute(run, *real, kill_after=seconds * share)
         answers.append(count_answers(out))
     assert any(n > 0 for n in answers), answers
-    run = job.launch(table, out=out, resume=True, **options)
+    run = create(table, out=out, resume=True, **options)
     assert execute(run, *real) == 0
     assert outputs(out) == outputs(whole)

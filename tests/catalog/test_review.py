@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import jobs
-from ecellm_mlx.catalog import job, review
+from ecellm_mlx.catalog import review
 from ecellm_mlx.data import rows
 from ecellm_mlx.errors import DataError, EcellmError, JobError
 from ecellm_mlx.jobs import RunDirectory
+
+from .conftest import create
 
 REVIEWS = ["Lovely.", "Broke at once.", 'It is "fine",\nmore or less.', "Lovely."]
 OPTIONS = ["very positive", "positive", "neutral", "negative", "very negative"]
@@ -25,7 +27,7 @@ def run(tmp_path: Path, tiny: Path) -> RunDirectory:
     table = tmp_path / "reviews.csv"
     with table.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([["text"], *([text] for text in REVIEWS)])
-    made = job.launch(
+    made = create(
         table,
         model=str(tiny),
         out=tmp_path / "out.csv",
@@ -67,7 +69,7 @@ def test_decisions_are_taken_over(run: RunDirectory, tmp_path: Path, ecellm: Any
     # The person's record stays, and so does the decision when the catalog runs again.
     assert review.read(file.path).items
     config = run.job().config
-    later = job.launch(
+    later = create(
         Path(config["table"]),
         model=config["model"],
         out=tmp_path / "out.csv",

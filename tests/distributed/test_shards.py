@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import sample
-from ecellm_mlx.catalog import job
 from ecellm_mlx.cli import launch as verb
 from ecellm_mlx.device import runtime
 from ecellm_mlx.distributed.shards import Shard
 from ecellm_mlx.errors import JobError, StorageError
 from ecellm_mlx.tables import open_table
-from tests.catalog.conftest import KIND, run_here
+from tests.catalog.conftest import KIND, create, run_here
 from tests.catalog.test_job import head
 
 FAILING = Path(__file__).parent / "failing"
@@ -81,13 +80,13 @@ def test_two_ranks_write_what_one_writes_whatever_happens_to_one(
     # Only the first rank reports.
     part = json.loads(resumed.stdout)
     options: dict[str, Any] = {**KIND, "model": str(tiny)}
-    outcome, whole = run_here(job.launch(table, out=tmp_path / "one.csv", **options))
+    outcome, whole = run_here(create(table, out=tmp_path / "one.csv", **options))
     assert outcome == "finished"
     assert part["computed"] < 256 < whole["computed"]
     assert part["rows"] == whole["rows"]
     assert out.read_bytes() == (tmp_path / "one.csv").read_bytes()
     # The first rank's journal is complete: one host can go on alone, computing nothing.
-    _, again = run_here(job.launch(table, out=out, resume=True, **options))
+    _, again = run_here(create(table, out=out, resume=True, **options))
     assert again["computed"] == 0
 
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from ecellm_mlx.matching import pairs
+from ecellm_mlx import jobs
+from ecellm_mlx.matching import job, pairs
+from ecellm_mlx.matching.settings import MatchSettings
 from ecellm_mlx.tables import open_table
+
+
+def create(left: Path, right: Path, **settings: Any) -> jobs.RunDirectory:
+    """A matching job."""
+    return job.create(left, right, MatchSettings(**settings))
 
 
 def side_of(path: Path) -> pairs.Side:

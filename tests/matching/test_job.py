@@ -16,6 +16,8 @@ from ecellm_mlx.matching.pairs import accepted
 from ecellm_mlx.tables import open_table
 from tests.catalog.test_job import stop_after
 
+from .conftest import create
+
 
 def match_here(run: jobs.RunDirectory) -> tuple[str, dict[str, Any]]:
     context = jobs.JobContext(run)
@@ -87,7 +89,7 @@ def test_a_stopped_match_resumes_to_the_same_bytes(
         "one_to_one": True, "batch_size": 8,
     }  # fmt: skip
     whole = tmp_path / "whole.csv"
-    outcome, results = match_here(job.launch(amazon, google, out=whole, **options))
+    outcome, results = match_here(create(amazon, google, out=whole, **options))
     assert outcome == "finished"
     assert results["pairs"] == results["review"] >= results["rows"] > 30
     table = open_table(whole)
@@ -103,11 +105,11 @@ def test_a_stopped_match_resumes_to_the_same_bytes(
     parts = tmp_path / "parts.csv"
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        outcome, _ = match_here(job.launch(amazon, google, out=parts, **options))
+        outcome, _ = match_here(create(amazon, google, out=parts, **options))
     assert outcome == "stopped"
     with pytest.raises(JobError, match="--resume"):
-        job.launch(amazon, google, out=parts, **options)
-    run = job.launch(amazon, google, out=parts, resume=True, **options)
+        create(amazon, google, out=parts, **options)
+    run = create(amazon, google, out=parts, resume=True, **options)
     outcome, again = match_here(run)
     assert 0 < again["computed"] < results["computed"]
     assert parts.read_bytes() == whole.read_bytes()
@@ -118,12 +120,12 @@ def test_what_cannot_be_matched_is_a_sentence(
 ) -> None:
     common: dict[str, Any] = {"model": str(tiny), "out": tmp_path / "out.csv"}
     with pytest.raises(UsageError, match=r"'colour' is no part.*no column 'nmae'"):
-        job.launch(amazon, google, right_mapping=["colour=name", "title=nmae"], **common)
+        create(amazon, google, right_map=("colour=name", "title=nmae"), **common)
     with pytest.raises(UsageError, match="--review-band is no probability"):
-        job.launch(amazon, google, review_band=(0.2, 7), **common)
+        create(amazon, google, review_band=(0.2, 7), **common)
     other = tmp_path / "other.csv"
     other.write_text("title\nqqq\n")
-    run = job.launch(other, google, **common)
+    run = create(other, google, **common)
     with pytest.raises(JobError, match="no word in common"):
         match_here(run)
 
@@ -133,7 +135,7 @@ def test_a_job_tells_what_the_model_is_worth(
 ) -> None:
     options: dict[str, Any] = {"top": 3, "truth": matches, "one_to_one": True}
     words = tmp_path / "words.csv"
-    run = job.launch(amazon, google, out=words, **options)
+    run = create(amazon, google, out=words, **options)
     outcome, results = match_here(run)
     assert outcome == "finished"
     assert results["truth"]["used"] == blending.WORDS
@@ -141,7 +143,7 @@ def test_a_job_tells_what_the_model_is_worth(
     assert results["truth"]["quality"][blending.WORDS]["f1"] > 0.8
 
     both = tmp_path / "both.csv"
-    run = job.launch(amazon, google, out=both, model=str(tiny), **options)
+    run = create(amazon, google, out=both, model=str(tiny), **options)
     outcome, results = match_here(run)
     assert set(results["truth"]["quality"]) == set(blending.SCORERS)
     assert open_table(both).names[-4:] == [
@@ -154,7 +156,7 @@ def test_a_job_tells_what_the_model_is_worth(
         got = [row.cells[:10] for row in open_table(both).good_rows()]
         assert got == [row.cells[:10] for row in open_table(words).good_rows()]
     # The known matches change decisions, never what is asked: nothing is computed again.
-    run = job.launch(
+    run = create(
         amazon, google, out=both, model=str(tiny), top=3, threshold=0.5, resume=True
     )
     outcome, results = match_here(run)
@@ -162,7 +164,7 @@ def test_a_job_tells_what_the_model_is_worth(
     assert "truth" not in results
 
     with pytest.raises(UsageError, match="no --model was given"):
-        job.launch(amazon, google, out=tmp_path / "none.csv")
+        create(amazon, google, out=tmp_path / "none.csv")
 
 
 def test_matching_by_words_through_the_command(

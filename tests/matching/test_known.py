@@ -19,6 +19,7 @@ from ecellm_mlx.matching.candidates import Candidate
 from ecellm_mlx.matching.job import question_of_pairs
 from ecellm_mlx.matching.known import Known
 from ecellm_mlx.matching.pairs import Side
+from ecellm_mlx.matching.settings import PairSettings
 from ecellm_mlx.tables import open_table
 
 from .conftest import side_of
@@ -113,7 +114,7 @@ def test_rows_ask_what_matching_asks(
     left, right = sides
     question = question_of_pairs()
     out = tmp_path / "pairs"
-    done = pair_rows.write(left, right, matches, question, out, hold=0.3, val=0.2)
+    done = pair_rows.write(left, right, matches, question, out, PairSettings(hold=0.3, val=0.2))
     assert {path.name for path in out.iterdir()} == {"train.jsonl", "val.jsonl", "held.csv"}
     assert len(rows.load(out / "train.jsonl")) == done.train > done.val > 0
     known = knowns.read(matches, left, right)
@@ -149,10 +150,10 @@ def test_rows_ask_what_matching_asks(
     assert asked.row.input.startswith('{"product 1": {"title": ')
 
     again = tmp_path / "again"
-    pair_rows.write(left, right, matches, question, again, hold=0.3, val=0.2)
+    pair_rows.write(left, right, matches, question, again, PairSettings(hold=0.3, val=0.2))
     assert (again / "train.jsonl").read_bytes() == (out / "train.jsonl").read_bytes()
     with pytest.raises(DataError, match="is not empty"):
-        pair_rows.write(left, right, matches, question, out)
+        pair_rows.write(left, right, matches, question, out, PairSettings())
 
 
 def test_shares_that_leave_nothing_are_refused(
@@ -160,6 +161,6 @@ def test_shares_that_leave_nothing_are_refused(
 ) -> None:
     question = question_of_pairs()
     with pytest.raises(UsageError, match="--hold and --val are shares"):
-        pair_rows.write(*sides, matches, question, tmp_path / "a", hold=1.0)
+        pair_rows.write(*sides, matches, question, tmp_path / "a", PairSettings(hold=1.0))
     with pytest.raises(DataError, match="leaves no match to train on"):
-        pair_rows.write(*sides, matches, question, tmp_path / "b", hold=0.99)
+        pair_rows.write(*sides, matches, question, tmp_path / "b", PairSettings(hold=0.99))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from textual.message import Message
 from textual.widgets import Button, DataTable, Input, Label, Select, Static
 from textual.worker import get_current_worker
 
-from ecellm_mlx import jobs
+from ecellm_mlx import jobs, settings
+from ecellm_mlx.catalog.settings import Asked, CatalogSettings, Reading
 from ecellm_mlx.errors import EcellmError
+from ecellm_mlx.jobs import RunDirectory
 from ecellm_mlx.tasks.fields import TARGETS
 from ecellm_mlx.tasks.registry import TASKS, Task, find
 from tui import child, on_disk
@@ -45,25 +46,47 @@ DEFAULT_TASK = "AVE"
 
 @dataclass(frozen=True)
 class CatalogOrder:
-    """What ``ecellm catalog run`` is told. ``mapping`` holds ``field=column`` items."""
+    """What ``ecellm catalog run`` is told, as it stands in the form."""
 
     table: str
-    task: str
-    mapping: tuple[str, ...]
-    attributes: str
+    asked: Asked
     model: str
     adapter: str
     out: str
     review_below: str
 
+    @property
+    def mapping(self) -> tuple[str, ...]:
+        """``field=column`` items."""
+        return self.asked.mapping
+
+    def create(self) -> RunDirectory:
+        """Create the job's run.
+
+        Raises:
+            EcellmError: what is wrong with the order.
+        """
+        from ecellm_mlx.catalog import job, lists
+        from ecellm_mlx.catalog.saved import SavedQuestion
+
+        names = lists.attributes(self.asked.attributes) if self.asked.attributes else []
+        said = {
+            "model": self.model,
+            "adapter": self.adapter or None,
+            "out": Path(self.out).expanduser(),
+            "review_below": self.review_below or None,
+        }
+        table = Path(self.table)
+        question = SavedQuestion(task=self.asked.task or "", attributes=names)
+        return job.create(
+            table,
+            question.question(Reading().open(table).names, self.mapping),
+            settings.make(CatalogSettings, said),
+        )
+
     def question(self) -> list[str]:
         """The words that say what is asked of whom."""
-        words = ["--task", self.task]
-        for item in self.mapping:
-            words += ["--map", item]
-        if self.attributes:
-            words += ["--attributes", self.attributes]
-        words += ["--model", self.model or "MODEL"]
+        words = [*settings.words(self.asked), "--model", self.model or "MODEL"]
         if self.adapter:
             words += ["--adapter", self.adapter]
         return words
@@ -198,11 +221,14 @@ class CatalogScreen(PlaceScreen):
     def order(self) -> CatalogOrder:
         """What the form says now."""
         extracts = self.chosen_task.extracts
+        attributes = self.query_one("#attributes", Input).value.strip()
         return CatalogOrder(
             table=self.query_one("#table", Choice).value or "",
-            task=self.chosen_task.short,
-            mapping=tuple(self._mapping()),
-            attributes=self.query_one("#attributes", Input).value.strip() if extracts else "",
+            asked=Asked(
+                task=self.chosen_task.short,
+                mapping=tuple(self._mapping()),
+                attributes=attributes if extracts and attributes else None,
+            ),
             model=self.query_one("#model", Choice).value or "",
             adapter=self.query_one("#adapter", Choice).value or "",
             out=self.query_one("#out", Input).value.strip(),
@@ -243,7 +269,7 @@ class CatalogScreen(PlaceScreen):
     @on(Choice.Changed, "#table")
     def _table_chosen(self, event: Choice.Changed) -> None:
         event.stop()
-        self._read_table(self.order.table, self.order.task)
+        self._read_table(self.order.table, self.chosen_task.short)
         self._suggest_out()
         self._edited()
 
@@ -251,7 +277,7 @@ class CatalogScreen(PlaceScreen):
     def _task_chosen(self, event: Select.Changed) -> None:
         event.stop()
         self.query_one("#attributes-row").display = self.chosen_task.extracts
-        self._read_table(self.order.table, self.order.task)
+        self._read_table(self.order.table, self.chosen_task.short)
         self._suggest_out()
         self._edited()
 
@@ -423,25 +449,11 @@ class CatalogScreen(PlaceScreen):
 
     @work(thread=True, group="start")
     def _start(self, order: CatalogOrder) -> None:
-        from ecellm_mlx.catalog import job
-
         try:
-            limit = float(order.review_below) if order.review_below else None
-            run = job.launch(
-                Path(order.table),
-                model=order.model,
-                out=Path(order.out).expanduser(),
-                task=order.task,
-                mapping=list(order.mapping),
-                adapter=order.adapter or None,
-                attributes=_names(order.attributes),
-                review_below=limit,
-            )
+            run = order.create()
             process = jobs.start(run)
         except EcellmError as error:
             self.post_message(JobRefused(str(error)))
-        except ValueError:
-            self.post_message(JobRefused(f"{order.review_below!r} is no confidence: 0 to 1."))
         except OSError as error:
             self.post_message(JobRefused(f"The job's process cannot be started: {error}."))
         else:
@@ -452,7 +464,3 @@ def _sample() -> Path:
     from ecellm_mlx import sample
 
     return sample.catalog()
-
-
-def _names(text: str) -> Sequence[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

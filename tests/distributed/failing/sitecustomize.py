@@ -7,16 +7,16 @@ import signal
 from collections.abc import Iterable
 
 if os.environ.get("MLX_RANK") == "1":
-    from ecellm_mlx.catalog.journal import Entry, Journal
+    from ecellm_mlx.catalog.journal import CatalogJournal, Entry
 
     batches = 0
-    add = Journal.add
+    add = CatalogJournal.add
 
-    def dying(self: Journal, entries: Iterable[Entry]) -> None:
+    def dying(self: CatalogJournal, entries: Iterable[Entry]) -> None:
         global batches
         batches += 1
         if batches == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         add(self, entries)
 
-    Journal.add = dying  # type: ignore[method-assign]
+    CatalogJournal.add = dying  # type: ignore[method-assign]
