@@ -211,7 +211,9 @@ def answered(
         yield answers
 
 
-def _warn(context: jobs.JobContext, table: Table, done: writing.Written, out: Path) -> None:
+def _warn(
+    context: jobs.JobContext, table: Table, done: writing.WrittenCatalog, out: Path
+) -> None:
     if done.rejected:
         context.emit(
             events.Warned(

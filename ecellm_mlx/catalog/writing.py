@@ -25,7 +25,7 @@ KEY, LINE, CORRECTION = "ecellm_key", "ecellm_line", "correction"
 
 
 @dataclass
-class Written:
+class WrittenCatalog:
     """What was written; ``confidence`` counts rows in ten bins."""
 
     rows: int = 0
@@ -86,7 +86,7 @@ def write(
     review_below: float | None = None,
     keep_review: bool = False,
     tick: Callable[[], None] = lambda: None,
-) -> Written:
+) -> WrittenCatalog:
     """Write all files of a job.
 
     Args:
@@ -126,12 +126,12 @@ def _write(
     tick: Callable[[], None],
     *,
     as_utf8: bool,
-) -> Written:
+) -> WrittenCatalog:
     columns = result_columns(question, table.names)
     results = [column.name for column in columns]
     parts = question.kind.result_parts(question.constants)
     columns += part_columns(parts, [*table.names, *results])
-    done = Written(columns=[column.name for column in columns], as_utf8=as_utf8)
+    done = WrittenCatalog(columns=[column.name for column in columns], as_utf8=as_utf8)
     with contextlib.ExitStack() as stack:
         main = stack.enter_context(tables.writer(table, out, columns, as_utf8=as_utf8))
         rejects = _Side(rejects_path(out), ["line", "reason", "row"], stack)

@@ -114,13 +114,13 @@ def score(
     from ecellm_mlx.evaluation.metrics import score_by_task
 
     rows = rows_module.load(labels)
-    found = predictions_module.read(predictions)
-    predictions_module.require_all(found, rows)
+    given = predictions_module.read(predictions)
+    predictions_module.require_all(given, rows)
     scorer = _text_scorer(bertscore, bertscore_layer)
-    scores = score_by_task(rows, found.answers, text_scorer=scorer)
+    scores = score_by_task(rows, given.answers, text_scorer=scorer)
     if details:
         more = details_module.details(
-            rows, found.answers, probabilities=found.probabilities, text_scorer=scorer
+            rows, given.answers, probabilities=given.probabilities, text_scorer=scorer
         )
         for task, by_setting in more.items():
             for setting, entry in by_setting.items():
@@ -150,13 +150,13 @@ def compare(
 
     rows = rows_module.load(labels)
     a, b = read_pair(first, second, rows)
-    found = compare_by_task(
+    comparison = compare_by_task(
         rows, a.answers, b.answers, text_scorer=_text_scorer(bertscore, bertscore_layer)
     )
     if json:
-        emit_json(found)
+        emit_json(comparison)
     else:
-        _show_comparison(found)
+        _show_comparison(comparison)
 
 
 def _text_scorer(folder: Path | None, layer: int | None) -> TextScorer | None:
@@ -167,11 +167,11 @@ def _text_scorer(folder: Path | None, layer: int | None) -> TextScorer | None:
     return BertScorer(folder, layer=layer)
 
 
-def _show_comparison(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+def _show_comparison(comparison: dict[str, dict[str, dict[str, Any]]]) -> None:
     from ecellm_mlx.tasks.registry import TASKS
 
     table = []
-    for task, by_setting in found.items():
+    for task, by_setting in comparison.items():
         for setting, result in by_setting.items():
             for mode in ("official", "strict"):
                 values = result[mode]

@@ -76,16 +76,16 @@ def read(path: Path) -> Predictions:
     return Predictions(path, answers, probabilities)
 
 
-def require_all(found: Predictions, rows: Sequence[Row]) -> None:
+def require_all(predictions: Predictions, rows: Sequence[Row]) -> None:
     """Check that there is a prediction for every row and none beside.
 
     Raises:
         DataError: ids that are missing or unknown, by name.
     """
-    refuse_strangers(found, rows)
-    if missing := [row.id for row in rows if row.id not in found.answers]:
+    refuse_strangers(predictions, rows)
+    if missing := [row.id for row in rows if row.id not in predictions.answers]:
         raise DataError(
-            f"{found.path} lacks predictions for {len(missing)} of {len(rows)} rows",
+            f"{predictions.path} lacks predictions for {len(missing)} of {len(rows)} rows",
             got=f"none for {_some(missing)}",
             cure="predict these rows too",
         )
@@ -112,12 +112,12 @@ def read_pair(
     return pair
 
 
-def refuse_strangers(found: Predictions, rows: Sequence[Row]) -> None:
+def refuse_strangers(predictions: Predictions, rows: Sequence[Row]) -> None:
     """Raise ``DataError`` if a prediction belongs to no row."""
     known = {row.id for row in rows}
-    if unknown := [key for key in found.answers if key not in known]:
+    if unknown := [key for key in predictions.answers if key not in known]:
         raise DataError(
-            f"{found.path} predicts {len(unknown)} rows that the labels do not have",
+            f"{predictions.path} predicts {len(unknown)} rows that the labels do not have",
             got=_some(unknown),
             cure="give the file of rows that was predicted",
         )

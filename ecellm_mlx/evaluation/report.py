@@ -95,7 +95,7 @@ def side_by_side(systems: Sequence[System]) -> Iterator[Block]:
 
 def _pairs(systems: Sequence[System]) -> list[tuple[Task, str]]:
     """Each (task, setting) that any system answers, in the order of ``TASKS``."""
-    found = {
+    pairs = {
         (task, setting)
         for system in systems
         for task, by_setting in system.metrics["decodings"][system.decoding].items()
@@ -104,7 +104,7 @@ def _pairs(systems: Sequence[System]) -> list[tuple[Task, str]]:
     order = list(TASKS)
     return [
         (TASKS[task], setting)
-        for task, setting in sorted(found, key=lambda pair: (order.index(pair[0]), pair[1]))
+        for task, setting in sorted(pairs, key=lambda pair: (order.index(pair[0]), pair[1]))
     ]
 
 
@@ -160,17 +160,17 @@ def _made(systems: Sequence[System]) -> Iterator[Block]:
 def _bertscore(systems: Sequence[System]) -> Iterator[Block]:
     """With what model, and whether the published figures compare."""
     models = [system.metrics.get("bertscore") for system in systems]
-    for found in [m for n, m in enumerate(models) if m and m not in models[:n]]:
+    for model in [m for n, m in enumerate(models) if m and m not in models[:n]]:
         yield Paragraph(
-            f"BERTScore of {found['model']}, layer {found['layer']}, without idf weights or "
+            f"BERTScore of {model['model']}, layer {model['layer']}, without idf weights or "
             "rescaling"
             + (
                 ", as published."
-                if found["as_published"]
+                if model["as_published"]
                 else ": the published figures are of layer 17 of roberta-large and do not "
                 "compare with these."
             ),
-            note=not found["as_published"],
+            note=not model["as_published"],
         )
 
 
@@ -328,9 +328,9 @@ def _breakdowns(
     blocks: list[Block] = []
     for task, setting in pairs:
         for system in systems:
-            found = system.details(task.name, setting)
+            details = system.details(task.name, setting)
             title = f"{task.title}, {setting}: {system.name}"
-            if matrix := found.get("confusion"):
+            if matrix := details.get("confusion"):
                 blocks.append(Heading(title, 3))
                 blocks.append(
                     Table(
@@ -344,9 +344,9 @@ def _breakdowns(
                         frozenset(range(1, len(matrix["answers"]) + 1)),
                     )
                 )
-            if calibrated := found.get("calibration"):
-                blocks += _calibration(task, setting, title, calibrated, found)
-            if attributes := found.get("attributes"):
+            if calibrated := details.get("calibration"):
+                blocks += _calibration(task, setting, title, calibrated, details)
+            if attributes := details.get("attributes"):
                 blocks.append(Heading(title, 3))
                 blocks.append(_attribute_table(attributes))
     if blocks:
@@ -355,20 +355,21 @@ def _breakdowns(
 
 
 def _calibration(
-    task: Task, setting: str, title: str, found: dict[str, Any], details: dict[str, Any]
+    task: Task, setting: str, title: str, calibrated: dict[str, Any], details: dict[str, Any]
 ) -> Iterator[Block]:
     """How sure answers were and how often right; the threshold chosen on other rows."""
     if "confusion" not in details:
         yield Heading(title, 3)
     yield Paragraph(
-        f"Expected calibration error {found['ece']:.3f}, largest of a bin {found['mce']:.3f}."
+        f"Expected calibration error {calibrated['ece']:.3f}, "
+        f"largest of a bin {calibrated['mce']:.3f}."
     )
     yield Plot(
         plots.bars(
-            [f"{b['low']:.1f} to {b['high']:.1f} ({b['count']})" for b in found["bins"]],
+            [f"{b['low']:.1f} to {b['high']:.1f} ({b['count']})" for b in calibrated["bins"]],
             ["mean probability", "share right"],
-            [[b["confidence"], b["accuracy"]] for b in found["bins"]],
-            [[None, None]] * len(found["bins"]),
+            [[b["confidence"], b["accuracy"]] for b in calibrated["bins"]],
+            [[None, None]] * len(calibrated["bins"]),
             title=f"Calibration of {task.short} {short_setting(setting)}",
             x_title="of answers by the probability they were given with (how many)",
         )

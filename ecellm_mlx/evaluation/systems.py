@@ -29,13 +29,13 @@ class System:
 
     def scores(self, task: str, setting: str) -> dict[str, Any]:
         """Scores of a (task, setting); empty if it was not evaluated."""
-        found = self.metrics["decodings"][self.decoding]
-        return dict(found.get(task, {}).get(setting, {}))
+        scores = self.metrics["decodings"][self.decoding]
+        return dict(scores.get(task, {}).get(setting, {}))
 
     def details(self, task: str, setting: str) -> dict[str, Any]:
         """Breakdowns of a (task, setting)."""
-        found = self.metrics["details"][self.decoding]
-        return dict(found.get(task, {}).get(setting, {}))
+        details = self.metrics["details"][self.decoding]
+        return dict(details.get(task, {}).get(setting, {}))
 
     def text_scores(self, rows: Sequence[Row]) -> dict[tuple[str, str], list[float]]:
         """BERTScore by answer and expected answer, of the rows that have one."""
@@ -43,8 +43,8 @@ class System:
         known = {
             identity: values
             for settings in by_setting
-            for found in settings.values()
-            for identity, values in found.get("bertscore", {}).items()
+            for entry in settings.values()
+            for identity, values in entry.get("bertscore", {}).items()
         }
         return {
             (self.answers[row.id], row.output): known[row.id] for row in rows if row.id in known
@@ -52,8 +52,8 @@ class System:
 
     def interval(self, task: Task, setting: str, mode: str) -> Interval:
         """The headline's interval."""
-        found = self.details(task.name, setting).get("intervals", {})
-        values = found.get(mode, {}).get(task.metric)
+        intervals = self.details(task.name, setting).get("intervals", {})
+        values = intervals.get(mode, {}).get(task.metric)
         return (values[0], values[1]) if values else None
 
 
@@ -87,15 +87,15 @@ def load(run: Path) -> list[System]:
     for decoding in decodings:
         plain = decoding == decodings[0]
         file = run / (predictions.FILE if plain else f"predictions.{decoding}.jsonl")
-        found = predictions.read(file)
+        read = predictions.read(file)
         systems.append(
             System(
                 f"{name} ({decoding}{values if decoding == 'valid' else ''})",
                 run,
                 metrics,
                 decoding,
-                found.answers,
-                found.probabilities,
+                read.answers,
+                read.probabilities,
             )
         )
     return systems

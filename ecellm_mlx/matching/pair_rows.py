@@ -28,7 +28,7 @@ HELD = "held.csv"
 
 
 @dataclass(frozen=True)
-class Written:
+class TrainingPairs:
     """Rows by split, and how many known matches were kept aside."""
 
     folder: Path
@@ -45,7 +45,7 @@ def write(
     question: Question,
     out: Path,
     settings: PairSettings,
-) -> Written:
+) -> TrainingPairs:
     """Write ``train.jsonl``, ``val.jsonl`` and ``held.csv`` into ``out``.
 
     Args:
@@ -90,7 +90,7 @@ def write(
         counts.append(len(lines))
     if held:
         _write_held(out / HELD, known, held)
-    return Written(out, counts[0], counts[1], known.only(held).matches, known.lost)
+    return TrainingPairs(out, counts[0], counts[1], known.only(held).matches, known.lost)
 
 
 def _chosen(

@@ -238,10 +238,10 @@ def _lines(items: Sequence[Item]) -> list[str]:
 
 
 def _by_task(items: Sequence[Item]) -> dict[str, list[Item]]:
-    found: dict[str, list[Item]] = {}
+    by_task: dict[str, list[Item]] = {}
     for item in items:
-        found.setdefault(item.row.task, []).append(item)
-    return found
+        by_task.setdefault(item.row.task, []).append(item)
+    return by_task
 
 
 def _most_frequent(items: Sequence[Item]) -> str:

@@ -137,7 +137,7 @@ def _run(
 ) -> dict[str, Any]:
     total = sum(len(section.arms) for section in sections)
     done = 0
-    found = []
+    reports = []
     for section in sections:
         folder = ensure_folder(out / section.name)
         _write_once(folder / "test.jsonl", section.test)
@@ -146,8 +146,8 @@ def _run(
             done += 1
             say(f"[{done}/{total}] {section.title}: {arm.name}")
             arms.append(_run_arm(study, folder, arm, follow))
-        found.append({"title": section.title, "arms": arms})
-    results = {"study": study.kind, "out": str(out.absolute()), "sections": found}
+        reports.append({"title": section.title, "arms": arms})
+    results = {"study": study.kind, "out": str(out.absolute()), "sections": reports}
     write_json(out / "results.json", results)
     blocks = list(_blocks(study, sections, results))
     write_atomic(out / "report.html", to_html(blocks))
@@ -239,20 +239,20 @@ def _run_arm(study: Study, section: Path, arm: Arm, follow: Follow) -> dict[str,
 
 def _finish(path: Path, launch: Callable[[], RunDirectory], follow: Follow) -> RunDirectory:
     """A finished run at ``path``: as it is, continued, or made."""
-    found = RunDirectory(path) if (path / "job.json").exists() else launch()
-    fresh = not found.events_file.exists()
-    state = jobs.State.STOPPED if fresh else found.status().state
+    made = RunDirectory(path) if (path / "job.json").exists() else launch()
+    fresh = not made.events_file.exists()
+    state = jobs.State.STOPPED if fresh else made.status().state
     if state is jobs.State.FINISHED:
-        return found
+        return made
     if not state.live:
-        jobs.start(found)
-    outcome = follow(found).get("outcome")
+        jobs.start(made)
+    outcome = follow(made).get("outcome")
     if outcome != "finished":
         raise JobError(
             f"the study was stopped at {path}",
             cure="give the same command again to go on from there",
         )
-    return found
+    return made
 
 
 def slug(name: str) -> str:
@@ -275,19 +275,19 @@ def _blocks(
             "figures are not comparable with figures of whole test sets, such as the paper's.",
             note=True,
         )
-    for section, found in zip(sections, results["sections"], strict=True):
+    for section, summary in zip(sections, results["sections"], strict=True):
         answered = [
             replace(systems.load(Path(arm["eval"]))[0], name=arm["name"])
-            for arm in found["arms"]
+            for arm in summary["arms"]
         ]
         yield Heading(section.title)
         yield Table(
             ["arm", "training rows"],
-            [[arm["name"], str(arm["rows"])] for arm in found["arms"]],
+            [[arm["name"], str(arm["rows"])] for arm in summary["arms"]],
             frozenset({1}),
         )
         if study.kind == "scaling":
-            yield Plot(_curve(found["arms"], answered))
+            yield Plot(_curve(summary["arms"], answered))
         yield from report.side_by_side(answered)
 
 

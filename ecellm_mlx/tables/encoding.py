@@ -80,18 +80,18 @@ def given(path: Path, name: str) -> Encoding:
         UsageError: Python knows none of that name.
     """
     try:
-        found = codecs.lookup(name).name
+        codec = codecs.lookup(name).name
     except LookupError:
         raise UsageError(
             f"--encoding {name} is unknown", expected="a name such as utf-8 or cp1252"
         ) from None
-    found = {"utf-8-sig": "utf-8", "utf_8_sig": "utf-8"}.get(found, found)
+    codec = {"utf-8-sig": "utf-8", "utf_8_sig": "utf-8"}.get(codec, codec)
     with opened(path) as stream:
         head = stream.read(4)
-    if found in ("utf-16", "utf-32"):
-        found += "-be" if head.startswith((codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)) else "-le"
-    bom = next((mark for mark, of in BOMS if of == found and head.startswith(mark)), b"")
-    return Encoding(found, bom)
+    if codec in ("utf-16", "utf-32"):
+        codec += "-be" if head.startswith((codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)) else "-le"
+    bom = next((mark for mark, of in BOMS if of == codec and head.startswith(mark)), b"")
+    return Encoding(codec, bom)
 
 
 def detect(path: Path) -> Encoding:

@@ -40,8 +40,8 @@ class JsonLinesTable(Table):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        found = encodings.detect(path)
-        self._encoding = Encoding("utf-8", found.bom if not found.wide else b"")
+        detected = encodings.detect(path)
+        self._encoding = Encoding("utf-8", detected.bom if not detected.wide else b"")
         keys: dict[str, None] = {}
         for count, item in enumerate(self._objects()):
             if not isinstance(item, BadRow):

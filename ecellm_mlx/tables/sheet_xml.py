@@ -63,15 +63,15 @@ class SheetEditor:
     def _next_row(self) -> tuple[bytes, re.Match[bytes], bytes]:
         """What comes before the next ``</row>``, its opening tag, and its closing one."""
         searched = 0
-        while not (found := ROW_END.search(self._buffer, searched)):
+        while not (closing := ROW_END.search(self._buffer, searched)):
             # A tag may be cut by the end of a block.
             searched = max(0, len(self._buffer) - 64)
             block = self._source.read(CHUNK)
             if not block:
                 raise ValueError(f"the sheet ends after row {self._number}")
             self._buffer += block
-        body, end = self._buffer[: found.start()], found.group(0)
-        self._buffer = self._buffer[found.end() :]
+        body, end = self._buffer[: closing.start()], closing.group(0)
+        self._buffer = self._buffer[closing.end() :]
         if self._in_head:
             # The stated size is optional and no longer true.
             body, self._in_head = DIMENSION.sub(b"", body, count=1), False

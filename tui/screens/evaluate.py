@@ -352,8 +352,10 @@ class EvaluateScreen(PlaceScreen):
 
     def _difference_cells(self, line: Line, column: int) -> list[Text]:
         base, value = line.values[0], line.values[column]
-        found = self._differences.get(column, {}).get(line.task, {}).get(line.setting) or {}
-        values = found.get(self.mode) or {}
+        difference = (
+            self._differences.get(column, {}).get(line.task, {}).get(line.setting) or {}
+        )
+        values = difference.get(self.mode) or {}
         if base is None or value is None:
             return [cell(_score(value)), cell("–"), cell("")]
         delta = value - base
