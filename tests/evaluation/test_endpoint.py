@@ -283,5 +283,5 @@ def test_the_command(ecellm: Any, refused: Any, fake: FakeEndpoint, tmp_path: Pa
     done = ecellm("resume", tmp_path / "kept")
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "kept" / "predictions.jsonl").read_text().splitlines()) == ROWS
-    usage = refused(*common, "--adapter", "x", "--out", tmp_path / "third", status=1)
-    assert "holds no adapter" in usage
+    usage = refused(*common, "--adapter", "x", "--out", tmp_path / "third", status=2)
+    assert "--adapter has no effect with --endpoint" in usage
