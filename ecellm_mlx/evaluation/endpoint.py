@@ -31,12 +31,11 @@ from ecellm_mlx import __version__
 from ecellm_mlx.data import prompts
 from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.data.rows import Row
-from ecellm_mlx.errors import EcellmError, UsageError
+from ecellm_mlx.errors import EcellmError
 from ecellm_mlx.evaluation.journal import Record, record
-from ecellm_mlx.evaluation.settings import Api
+from ecellm_mlx.evaluation.settings import KEYS, Api
 from ecellm_mlx.inference import protocol
 
-KEYS = ("ECELLM_API_KEY", "OPENAI_API_KEY")
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 RETRIES = 6
 FIRST_WAIT_S = 1.0
@@ -75,29 +74,6 @@ class Endpoint:
     def address(self) -> str:
         """The address that requests go to."""
         return self.url + ("/chat/completions" if self.api is Api.CHAT else "/completions")
-
-
-def parse_url(text: str) -> str:
-    """The base address in ``text``, without a trailing slash or the interface's name.
-
-    Raises:
-        UsageError: no http or https address, or one that holds a password.
-    """
-    parts = urllib.parse.urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(
-            f"--endpoint {text!r} is no address",
-            expected="such as http://127.0.0.1:8080/v1",
-        )
-    if parts.username or parts.password or parts.query:
-        raise UsageError(
-            "--endpoint must not hold a password or a query",
-            cure=f"put the key into the environment as {KEYS[0]}",
-        )
-    path = parts.path.rstrip("/")
-    for ending in ("/chat/completions", "/completions"):
-        path = path.removesuffix(ending)
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
 def answer(

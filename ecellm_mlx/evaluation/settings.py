@@ -6,6 +6,7 @@ derive from it. Loads no mlx.
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, replace
 from enum import StrEnum
@@ -14,12 +15,16 @@ from typing import Any
 
 from ecellm_mlx import settings
 from ecellm_mlx.data.prompts import Frame
+from ecellm_mlx.errors import UsageError
 from ecellm_mlx.inference.protocol import Decoding
 from ecellm_mlx.settings import option
 from ecellm_mlx.tasks.values import Values
 
 # Keys of the section ``endpoint`` of ``job.json``, beside its ``url``.
 SERVER = ("api", "frame", "concurrency", "timeout_s")
+
+# Where the key of a server is, the first that is set.
+KEYS = ("ECELLM_API_KEY", "OPENAI_API_KEY")
 
 
 class Api(StrEnum):
@@ -115,7 +120,6 @@ class EvaluationSettings:
             ModelError, AdapterError, JobError, UsageError: what is named is not there.
         """
         from ecellm_mlx import jobs
-        from ecellm_mlx.evaluation.endpoint import parse_url
         from ecellm_mlx.models import adapter_files, registry
         from ecellm_mlx.tasks.registry import find as find_task
 
@@ -152,3 +156,26 @@ class EvaluationSettings:
         server = dict(value["endpoint"] or {})
         flat = {**value, "endpoint": server.pop("url", None), **server}
         return settings.from_json(EvaluationSettings, flat)
+
+
+def parse_url(text: str) -> str:
+    """The base address in ``text``, without a trailing slash or the interface's name.
+
+    Raises:
+        UsageError: no http or https address, or one that holds a password.
+    """
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f"--endpoint {text!r} is no address",
+            expected="such as http://127.0.0.1:8080/v1",
+        )
+    if parts.username or parts.password or parts.query:
+        raise UsageError(
+            "--endpoint must not hold a password or a query",
+            cure=f"put the key into the environment as {KEYS[0]}",
+        )
+    path = parts.path.rstrip("/")
+    for ending in ("/chat/completions", "/completions"):
+        path = path.removesuffix(ending)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, "", ""))

@@ -19,8 +19,8 @@ from ecellm_mlx.data.prompts import Frame
 from ecellm_mlx.errors import UsageError
 from ecellm_mlx.evaluation import endpoint as endpoints
 from ecellm_mlx.evaluation import job
-from ecellm_mlx.evaluation.endpoint import EndpointError, parse_url
-from ecellm_mlx.evaluation.settings import EvaluationSettings
+from ecellm_mlx.evaluation.endpoint import EndpointError
+from ecellm_mlx.evaluation.settings import KEYS, EvaluationSettings, parse_url
 from ecellm_mlx.inference import protocol
 from ecellm_mlx.jobs import events
 
@@ -34,7 +34,7 @@ ROWS = 20
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "FIRST_WAIT_S", 0.01)
-    for name in endpoints.KEYS:
+    for name in KEYS:
         monkeypatch.delenv(name, raising=False)
 
 
