@@ -201,9 +201,8 @@ def parse(group: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], 
             parsed[key] = None if one.optional and value is None else convert(one.hint, value)
         except (ValueError, TypeError):
             if one.flags:
-                noun = one.noun or one.kind.partition(" such as")[0].removeprefix("a ")
-                example = f", such as {one.example}" if one.example else ""
-                wrong.append(f"{one.name} {value} is no {noun}: expected {one.kind}{example}")
+                noun = one.noun or one.kind.removeprefix("a ")
+                wrong.append(f"{one.name} {value} is no {noun}: expected {one.kind}")
             else:
                 wrong.append(f"{key}={value!r} is not {one.kind}")
     return parsed, wrong
