@@ -4,10 +4,9 @@ Knows tables, questions and answers; how an answer comes about is ``inference``'
 is written down ``tables``'. Answers go to a journal first, so that a run that was killed goes
 on to the very table of an uninterrupted one.
 
-    job        answer every product of a table
-    answering  the first pass: plan, then answer what is lacking
-    asking     a model as a function from rows to answers
-    body       what every catalog job does
+    settings   what catalog jobs can be told, declared once
+    job        create and run: answer every product of a table
+    answering  the first pass: plan, then let the model answer what is lacking
     journal    answers so far, safe against a kill
     writing    the second pass: the table with its answers
     preview    rendered prompts and a few answers, before hours are spent

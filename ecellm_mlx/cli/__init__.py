@@ -16,7 +16,8 @@ imports what it needs when it runs. Nothing of the engine imports this room.
     generate         generate
     catalog          catalog show, preview, run, correct
     catalog_match    catalog match, pairs
-    catalog_options  options of the catalog verbs, and how they become a question
+    catalog_options  how what a user says of a table becomes a question
+    catalog_finish   a catalog job watched to its end, and what came of it
     adapters         adapters inspect, to-peft, from-peft, verify
     export           adapters fuse; export hf, gguf
     push             push

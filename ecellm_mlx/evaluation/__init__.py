@@ -3,7 +3,8 @@
 Knows rows, answers and figures. Answers come from a model here or from a server elsewhere;
 how they are decoded is ``inference``'s, how a task's are scored is ``tasks``'.
 
-    evaluate     the job: an answer for every row, then metrics and a report
+    settings     what an evaluation can be told, declared once
+    job          an answer for every row, then metrics and a report
     local        answers of a model here
     endpoint     answers of a server elsewhere
     journal      answers so far, safe against a kill

@@ -5,6 +5,7 @@ asked and what an answer means is the task's. ``answers`` and ``requests`` know 
 stands below them deals in token ids.
 
     answers   rows of any task, answered under one or several decodings
+    protocol  the two decodings, and the paper's sampling
     requests  rows as an engine takes them
     engine    forward passes over prompts that share a prefix
     decoding  rows decoded side by side, each by its own rule

@@ -3,6 +3,7 @@
 Knows pairs and known matches; tables, answers and journals are those of ``tables``,
 ``inference`` and ``catalog``.
 
+    settings    what matching can be told, declared once
     job         which products of two catalogs are the same
     pairs       candidate pairs as a table, and what is decided
     candidates  the right products that read most like a left one

@@ -156,9 +156,7 @@ def test_a_job_tells_what_the_model_is_worth(
         got = [row.cells[:10] for row in open_table(both).good_rows()]
         assert got == [row.cells[:10] for row in open_table(words).good_rows()]
     # The known matches change decisions, never what is asked: nothing is computed again.
-    run = create(
-        amazon, google, out=both, model=str(tiny), top=3, threshold=0.5, resume=True
-    )
+    run = create(amazon, google, out=both, model=str(tiny), top=3, threshold=0.5, resume=True)
     outcome, results = match_here(run)
     assert results["computed"] == 0
     assert "truth" not in results
