@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ecellm_mlx import jobs, sample
-from ecellm_mlx.catalog import job
+from ecellm_mlx.distributed.shards import journal_path
 from ecellm_mlx.tables import open_table
 
 from .conftest import KIND, create
@@ -114,7 +114,7 @@ def test_a_kill_while_writing_leaves_no_half_table(
 
 
 def count_answers(out: Path) -> int:
-    journal = job.journal_path(out)
+    journal = journal_path(out)
     if not journal.exists():
         return 0
     with sqlite3.connect(journal) as database:
