@@ -217,7 +217,7 @@ def test_nothing_is_computed_when_all_is_there(
     run = quick("run")
     run_here(run)
     (run.path / "metrics.json").unlink()
-    monkeypatch.setattr(local, "answer", None)
+    monkeypatch.setattr(local, "records", None)
     assert run_here(run)["outcome"] == "finished"
     assert (run.path / "metrics.json").exists()
 
