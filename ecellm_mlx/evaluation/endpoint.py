@@ -11,21 +11,21 @@ The key comes from the environment and is written nowhere.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import queue
 import random
+import ssl
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+import httpx2
 
 from ecellm_mlx import __version__
 from ecellm_mlx.data import prompts
@@ -137,6 +137,7 @@ def answer(
     finally:
         stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
+        client.http.close()
     if problem is not None:
         raise problem
 
@@ -155,20 +156,28 @@ class _Client:
         self.endpoint, self.stopped = endpoint, stopped
         self.retries: queue.SimpleQueue[str] = queue.SimpleQueue()
         host = urllib.parse.urlsplit(endpoint.url).hostname or ""
-        # What is on this machine is not reached through anyone's proxy.
         local = host in ("localhost", "::1") or host.startswith("127.")
-        proxies = [urllib.request.ProxyHandler({})] if local else []
-        self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
-        self.key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+        headers = {"Accept": "application/json", "User-Agent": f"ecellm-mlx/{__version__}"}
+        if key := next((os.environ[name] for name in KEYS if os.environ.get(name)), ""):
+            headers["Authorization"] = f"Bearer {key}"
+        # No redirects: one would take the key, and a POST as a GET, to another place.
+        self.http = httpx2.Client(
+            headers=headers,
+            timeout=endpoint.timeout_s,
+            # What is on this machine is not reached through anyone's proxy.
+            trust_env=not local,
+            # As many as there are threads; certificates are the system's.
+            limits=httpx2.Limits(max_connections=None),
+            verify=ssl.create_default_context(),
+        )
 
     def ask(self, row: Row) -> str:
         """The server's answer to one row."""
-        body = json.dumps(self._body(row)).encode()
         attempt = 0
         while True:
             if self.stopped.is_set():
                 raise _Stopped
-            result = self._once(body, row)
+            result = self._once(row)
             if isinstance(result, str):
                 return result
             if attempt == RETRIES:
@@ -188,7 +197,7 @@ class _Client:
             cure="answers so far are kept: go on later with `ecellm resume`",
         )
 
-    def _body(self, row: Row) -> dict[str, Any]:
+    def _question(self, row: Row) -> dict[str, Any]:
         text = prompts.prompt(row, self.endpoint.frame)
         asked: dict[str, Any] = (
             {"messages": [{"role": "user", "content": text}]}
@@ -203,37 +212,24 @@ class _Client:
             "seed": self.endpoint.seed,
         }
 
-    def _once(self, body: bytes, row: Row) -> str | _Failure:
+    def _once(self, row: Row) -> str | _Failure:
         """The answer, or a failure that may pass; others are raised."""
-        headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "User-Agent": f"ecellm-mlx/{__version__}",
-        }
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(
-            self.endpoint.address, data=body, headers=headers, method="POST"
-        )
         deadline = time.monotonic() + self.endpoint.timeout_s
+        address, question = self.endpoint.address, self._question(row)
         try:
-            with self._opener.open(request, timeout=self.endpoint.timeout_s) as response:
+            with self.http.stream("POST", address, json=question) as response:
                 data = _read(response, deadline)
-        except urllib.error.HTTPError as error:
-            with error:
-                said = _message(error)
-            if error.code in PASSING:
-                return _Failure(f"status {error.code}{said}", _retry_after(error))
-            raise self._refused(error.code, said, row) from None
-        except TimeoutError:
+        except (httpx2.TimeoutException, TimeoutError):
             return _Failure(f"no answer in {self.endpoint.timeout_s:g} s")
-        except (OSError, http.client.HTTPException) as error:
-            # URLError wraps what went wrong, a timeout among others.
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, TimeoutError):
-                return _Failure(f"no answer in {self.endpoint.timeout_s:g} s")
-            return _Failure(f"the connection failed ({reason})")
-        return self._text(data)
+        except httpx2.HTTPError as error:
+            return _Failure(f"the connection failed ({error or type(error).__name__})")
+        if response.is_success:
+            return self._text(data)
+        said = _message(data)
+        if response.status_code in PASSING:
+            wait_s = _retry_after(response.headers)
+            return _Failure(f"status {response.status_code}{said}", wait_s)
+        raise self._refused(response.status_code, said, row)
 
     def _text(self, data: bytes) -> str:
         try:
@@ -281,29 +277,18 @@ class _Failure:
     wait_s: float = 0.0
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the key, and a POST as a GET, to another place."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _read(response: Any, deadline: float) -> bytes:
+def _read(response: httpx2.Response, deadline: float) -> bytes:
     """The body; a server that sends a byte now and then does not get around the limit."""
     parts = []
-    while part := response.read1(PART):
+    for part in response.iter_bytes():
         parts.append(part)
         if time.monotonic() > deadline:
             raise TimeoutError
     return b"".join(parts)
 
 
-def _message(error: urllib.error.HTTPError) -> str:
+def _message(data: bytes) -> str:
     """What the server says about an error, behind a colon."""
-    try:
-        data = error.read(PART)
-    except (OSError, http.client.HTTPException):
-        return ""
     try:
         value = json.loads(data)
         value = value.get("error", value)
@@ -313,9 +298,9 @@ def _message(error: urllib.error.HTTPError) -> str:
     return f": {_one_line(str(text))}" if text else ""
 
 
-def _retry_after(error: urllib.error.HTTPError) -> float:
+def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the Retry-After header asks for, as a number or a date; 0 if it does not."""
-    asked = error.headers.get("Retry-After", "")
+    asked = headers.get("Retry-After", "")
     try:
         seconds = float(asked)
     except ValueError:

@@ -23,10 +23,8 @@ from ecellm_mlx.data import rows as rows_module
 from ecellm_mlx.data.rows import Row
 from ecellm_mlx.device import runtime
 from ecellm_mlx.errors import DataError, JobError
-from ecellm_mlx.evaluation import endpoint as endpoints
 from ecellm_mlx.evaluation import journal as journals
 from ecellm_mlx.evaluation import local, thresholds
-from ecellm_mlx.evaluation.endpoint import Endpoint
 from ecellm_mlx.evaluation.journal import AnswerLog, Record
 from ecellm_mlx.evaluation.settings import EvaluationSettings
 from ecellm_mlx.files import write_atomic, write_json
@@ -160,9 +158,11 @@ class _Evaluation:
 
     def from_endpoint(self) -> Iterator[list[Record]]:
         """Answers of a server."""
+        from ecellm_mlx.evaluation import endpoint as endpoints
+
         settings = self.settings
         assert settings.endpoint
-        server = Endpoint(
+        server = endpoints.Endpoint(
             url=settings.endpoint,
             model=settings.model,
             api=settings.api,
