@@ -76,13 +76,10 @@ class CatalogOrder:
             "out": Path(self.out).expanduser(),
             "review_below": self.review_below or None,
         }
+        how = settings.make(CatalogSettings, said)
         table = Path(self.table)
-        question = SavedQuestion(task=self.asked.task or "", attributes=names)
-        return job.create(
-            table,
-            question.question(Reading().open(table).names, self.mapping),
-            settings.make(CatalogSettings, said),
-        )
+        asked = SavedQuestion(task=self.asked.task or "", attributes=names)
+        return job.create(table, asked.question(Reading().open(table).names, self.mapping), how)
 
     def question(self) -> list[str]:
         """The words that say what is asked of whom."""
