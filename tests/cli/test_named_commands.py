@@ -92,7 +92,7 @@ def problem(command: str) -> str:
     program, rest = words[0], words[1:]
     if program == "ecellm":
         return _unknown(ECELLM, rest)
-    if re.search(r"[_./<=:]", program) or program in NAMES:
+    if re.search(r"[_./<=:(]", program) or program in NAMES:
         return ""
     close = difflib.get_close_matches(program, ["ecellm"], cutoff=0.7)
     verb = bool(rest) and rest[0] in ECELLM.commands
