@@ -4,15 +4,15 @@ Knows bases, adapters and what was measured of them; knows neither training nor 
 How a file of each format looks is the converters' business; here it is decided what goes
 into one. Everything appears only when it is whole.
 
-    weights     a base's tensors with an adapter's updates in them
-    card_text   the card's text
-    write       whole models: fused, quantized, or in Hugging Face's layout
-    peft        adapters to and from PEFT
-    gguf        models and adapters as GGUF
-    proof       logits of both sides, compared
-    divergence  how far one model's answers are from another's
-    card        what a folder is, and under which terms
-    publish     a folder on the hub: what would be sent, then the sending
+    weights     a base's tensors with an adapter's updates in them, one by one
+    write       fused, quantized and Hugging Face folders
+    gguf        files for llama.cpp, Ollama and LM Studio
+    peft        adapters to PEFT and back
+    proof       that a converted adapter gives PEFT's logits
+    divergence  what quantization changed
+    card        what is known of a folder
+    card_text   its model card
+    publish     folders on the hub
 """
 
 from __future__ import annotations
