@@ -33,7 +33,7 @@ CONFIGURATIONS = [
     ("phi", {"micro_batch_size": 12, "max_seq_length": 300, "dropout": 0.2}),
     ("qwen3", {"micro_batch_size": 8, "max_seq_length": 256}),
     ("gemma3_text", {"micro_batch_size": 8, "max_seq_length": 256}),
-    ("gemma3_text", {"micro_batch_size": 12, "max_seq_length": 384, "dropout": 0.1}),
+    proof("gemma3_text", {"micro_batch_size": 12, "max_seq_length": 384, "dropout": 0.1}),
 ]
 
 
