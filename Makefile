@@ -28,7 +28,7 @@ test: unit
 	$(PY) -m pytest $(PYTEST_FLAGS) -m "not proof and not unit"
 
 unit: $(VENV)/.test
-	$(PY) -m pytest $(PYTEST_FLAGS) --unit
+	$(PY) -m pytest $(PYTEST_FLAGS) --unit -m "not proof"
 
 proof: $(VENV)/.test
 	$(PY) -m pytest $(PYTEST_FLAGS) -m proof

@@ -120,6 +120,7 @@ def test_an_interval_is_as_wide_as_theory_says() -> None:
     assert (high - low) / 2 == pytest.approx(half_width, rel=0.1)
 
 
+@pytest.mark.proof
 def test_intervals_equal_those_of_scipy_with_scikit_learn(
     sample: dict[str, list[Row]],
 ) -> None:
