@@ -36,7 +36,7 @@ def log_text(screen: RunScreen) -> str:
 
 
 async def test_a_job_is_paused_saved_stopped_and_resumed(start: Start) -> None:
-    run = job(steps=300, seconds=0.02)
+    run = job(steps=3000, seconds=0.02)
     start(run)
     app = EcellmApp()
     async with app.run_test(size=WIDE) as pilot:
