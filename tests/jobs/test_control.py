@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ecellm_mlx import files, jobs
+from ecellm_mlx import jobs
 from ecellm_mlx.errors import DiskFullError, JobError
 from ecellm_mlx.jobs import Control, State, events, lock
 from ecellm_mlx.training.setup import create_run
@@ -168,7 +169,7 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = False
-        real_write, real_temporary = os.write, files.tempfile.mkstemp
+        real_write, real_temporary = os.write, tempfile.mkstemp
 
         def write(descriptor: int, data: Any) -> int:
             if self.full:
@@ -184,7 +185,7 @@ class FullDisk:
             return real_temporary(*arguments, **named)
 
         monkeypatch.setattr("ecellm_mlx.jobs.events.os.write", write)
-        monkeypatch.setattr("ecellm_mlx.files.tempfile.mkstemp", mkstemp)
+        monkeypatch.setattr("tempfile.mkstemp", mkstemp)
 
 
 def test_a_full_disk_tears_no_event_and_loses_none(
