@@ -13,6 +13,7 @@ on to the very table of an uninterrupted one.
     review     the rows that a person should look at
     lists      own labels and attributes
     saved      a question in a file
+    canonical  one spelling for values that shops write in many ways
     guard      pause while the battery or memory is low
 """
 

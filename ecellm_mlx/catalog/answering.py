@@ -225,7 +225,7 @@ class TablePass:
                 ours[product.key] = product.row
                 if of.answered_in is not None:
                     done.add(product.key)
-        self.counts.errors += sum(p.row is None for _, p in chunk)
+        self.counts.errors += sum(bool(p.error) for _, p in chunk)
         self.counts.done += len(chunk) - sum(waiting[key] for key in ours)
         self.counts.done += sum(waiting[key] for key in done)
         # Length first: rows of similar length waste little padding.

@@ -62,6 +62,11 @@ def create(
             other settings.
     """
     content = reading.open(table)
+    if settings.normalise and not question.kind.result_parts(question.constants):
+        raise UsageError(
+            "--normalise is for attributes that are the same for all rows",
+            cure="name them with --attributes, or leave --normalise out",
+        )
     if settings.strict:
         answering.check_rows(content)
     if settings.out.absolute() == table.absolute():
@@ -121,6 +126,7 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
             answers.journal,
             out,
             review_below=job.settings.review_below,
+            normalise=job.settings.normalise,
             tick=lambda: context.advance(context.status.step),
         )
     _warn(context, table, written, out)
@@ -128,6 +134,7 @@ def run_job(context: jobs.JobContext) -> tuple[str, dict[str, Any]]:
         "rows": written.rows,
         "computed": counts.computed,
         "errors": written.errors,
+        "blank": written.blank,
         "rejected": written.rejected,
         "shortened": counts.shortened,
         "review": written.review,

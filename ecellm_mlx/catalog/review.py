@@ -154,7 +154,10 @@ def apply(run: RunDirectory, rows_file: Path | None = None) -> Applied:
             for item in decided.values()
         )
         # The review file stays as it is: it is the person's record.
-        writing.write(table, asked.question, journal, out, keep_review=True)
+        normalise = asked.settings.normalise
+        writing.write(
+            table, asked.question, journal, out, normalise=normalise, keep_review=True
+        )
     if rows_file:
         ensure_folder(rows_file.parent)
         lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]

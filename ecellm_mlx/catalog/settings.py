@@ -28,7 +28,15 @@ class Reading:
 
     encoding: str | None = option(None, "of a CSV, instead of what is detected")
     delimiter: str | None = option(None, "of a CSV, instead of what is detected; tab for \\t")
+    quote: str | None = option(
+        None,
+        "how cells of a CSV are quoted, instead of what is detected: double, backslash, "
+        "single or none",
+    )
     sheet: str | None = option(None, "of a workbook, instead of the first")
+    header_row: int | None = option(
+        None, "the line or row of the titles, instead of what is detected", at_least=1
+    )
 
     def open(self, path: Path) -> Table:
         """Open a table.
@@ -129,6 +137,10 @@ class CatalogSettings(JobSettings):
         noun="confidence",
         above=0,
         at_most=1,
+    )
+    normalise: bool = option(
+        False,
+        "beside each attribute's value one spelling of it: 1500 watt becomes 1.5 kW, Rot red",
     )
     strict: bool = option(False, "refuse a table with rows that cannot be read", kept=False)
 

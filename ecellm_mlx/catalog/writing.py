@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ecellm_mlx import tables
+from ecellm_mlx.catalog.canonical import canonical
 from ecellm_mlx.catalog.journal import BINS, CatalogJournal, Entry
 from ecellm_mlx.data.question import Product, Question
 from ecellm_mlx.errors import JobError
 from ecellm_mlx.files import remove_torn
 from ecellm_mlx.tables import BadRow, Column, Table, TableRow, plain
+from ecellm_mlx.tasks.extraction import SEPARATOR
 
 BLOCK_ROWS = 512
 KEY, LINE, CORRECTION = "ecellm_key", "ecellm_line", "correction"
@@ -30,6 +33,7 @@ class WrittenCatalog:
 
     rows: int = 0
     errors: int = 0
+    blank: int = 0
     rejected: int = 0
     review: int = 0
     columns: list[str] = field(default_factory=list)
@@ -63,8 +67,18 @@ def result_columns(question: Question, names: Sequence[str]) -> list[Column]:
         suffix = f"_{number}"
 
 
-def part_columns(parts: Sequence[str], names: Sequence[str]) -> list[Column]:
-    """A column for each part of an answer; ``names`` are those that are there already."""
+def part_columns(
+    parts: Sequence[str], names: Sequence[str], *, normalise: bool = False
+) -> list[Column]:
+    """A column for each part of an answer, and one for its canonical value if asked for.
+
+    Args:
+        parts: names of the parts.
+        names: of the columns that are there already.
+        normalise: whether canonical values are asked for.
+    """
+    if normalise:
+        parts = [name for part in parts for name in (part, f"{part} normalised")]
     taken, columns = set(names), []
     for part in parts:
         base = name = "ecellm_" + "_".join(part.split())
@@ -84,6 +98,7 @@ def write(
     out: Path,
     *,
     review_below: float | None = None,
+    normalise: bool = False,
     keep_review: bool = False,
     tick: Callable[[], None] = lambda: None,
 ) -> WrittenCatalog:
@@ -95,6 +110,7 @@ def write(
         journal: with an answer for each of its rows.
         out: the table to write.
         review_below: confidence under which a row goes to the review file.
+        normalise: write a canonical value beside each part of an answer.
         keep_review: leave the review file that is there alone.
         tick: called now and then, to show that the job lives.
 
@@ -105,15 +121,14 @@ def write(
     for path in (out, rejects_path(out), review_path(out)):
         # The journal's lock keeps others away.
         remove_torn(path)
+    again = partial(
+        _write, table, question, journal, out, review_below, normalise, keep_review, tick
+    )
     try:
-        return _write(
-            table, question, journal, out, review_below, keep_review, tick, as_utf8=False
-        )
+        return again(as_utf8=False)
     except tables.EncodingGap:
         # An answer may hold a character that the table's own encoding lacks.
-        return _write(
-            table, question, journal, out, review_below, keep_review, tick, as_utf8=True
-        )
+        return again(as_utf8=True)
 
 
 def _write(
@@ -122,6 +137,7 @@ def _write(
     journal: CatalogJournal,
     out: Path,
     review_below: float | None,
+    normalise: bool,
     keep_review: bool,
     tick: Callable[[], None],
     *,
@@ -130,7 +146,7 @@ def _write(
     columns = result_columns(question, table.names)
     results = [column.name for column in columns]
     parts = question.kind.result_parts(question.constants)
-    columns += part_columns(parts, [*table.names, *results])
+    columns += part_columns(parts, [*table.names, *results], normalise=normalise)
     done = WrittenCatalog(columns=[column.name for column in columns], as_utf8=as_utf8)
     with contextlib.ExitStack() as stack:
         main = stack.enter_context(tables.writer(table, out, columns, as_utf8=as_utf8))
@@ -149,9 +165,12 @@ def _write(
                 assert product is not None
                 entry = _entry(product, entries)
                 values = question.kind.part_values(entry.answer, parts)
+                if normalise:
+                    values = _with_canonical(parts, values)
                 main.write(row, [entry.answer, entry.confidence, entry.error, *values])
                 done.rows += 1
                 done.errors += bool(entry.error)
+                done.blank += row.blank
                 if entry.confidence is None:
                     continue
                 done.confidence[min(int(entry.confidence * BINS), BINS - 1)] += 1
@@ -159,6 +178,15 @@ def _write(
                     done.review += 1
                     review.write(_for_review(row, product, entry, table, question))
     return done
+
+
+def _with_canonical(parts: Sequence[str], values: Sequence[str]) -> list[str]:
+    """Each value, and its canonical form behind it; of several values those that have one."""
+    both = []
+    for part, value in zip(parts, values, strict=True):
+        each = (canonical(part, one) for one in value.split(SEPARATOR))
+        both += [value, SEPARATOR.join(dict.fromkeys(filter(None, each)))]
+    return both
 
 
 def _entry(product: Product, entries: dict[bytes, Entry]) -> Entry:

@@ -54,6 +54,7 @@ def _sentence(results: dict[str, Any]) -> str:
         ("pairs", "pairs judged"),
         ("computed", "answers computed"),
         ("errors", "errors"),
+        ("blank", "blank rows"),
         ("rejected", "rows that could not be read"), ("review", "rows to review"),
         ("shortened", "inputs shortened"),
     ):  # fmt: skip

@@ -37,7 +37,7 @@ LABEL_TASK = "Multiclass_Product_Classification"
 
 @dataclass(frozen=True)
 class Product:
-    """A table row as a task's row; ``row`` is None where ``error`` says why.
+    """A table row as a task's row; ``row`` is None where ``error`` says why, or nothing is.
 
     Equal inputs have equal keys (16 bytes), whatever else their rows hold.
     """
@@ -45,6 +45,10 @@ class Product:
     key: bytes
     row: Row | None
     error: str = ""
+
+
+# What a row of separators is: nothing is asked, and nothing is wrong.
+BLANK = Product(b"", None)
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class Question:
         places = {field: names.index(column) for field, column in self.columns.items()}
 
         def product_of(cells: Sequence[str]) -> Product:
+            if not any(cell.strip() for cell in cells):
+                return BLANK
             values: dict[str, Any] = {
                 field: mappings.value_of(field, cells[place], self.max_words)
                 for field, place in places.items()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ecellm_mlx.tasks.tally import Tally
 
 PARTS = ("attribute", "value", "source")
+# Between several values of one attribute in a cell.
+SEPARATOR = "; "
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,16 @@ class Extraction(Kind):
 
     def part_values(self, answer: str, parts: Sequence[str]) -> list[str]:
         """The value of each attribute; empty where the answer says that there is none."""
-        values: dict[str, list[str]] = {}
+        values: dict[str, dict[str, str]] = {}
         with contextlib.suppress(ValueError, TypeError, KeyError):
             # A person's answer need not have all of it.
             for item in json.loads(answer):
                 if item["value"] not in (None, NONE):
-                    values.setdefault(str(item["attribute"]).lower(), []).append(
-                        str(item["value"])
-                    )
-        return ["; ".join(values.get(attribute, ())) for attribute in parts]
+                    # The same value, found at another place, is one value.
+                    text = str(item["value"])
+                    each = values.setdefault(str(item["attribute"]).lower(), {})
+                    each.setdefault(text.casefold(), text)
+        return [SEPARATOR.join(values.get(attribute, {}).values()) for attribute in parts]
 
     def parse(self, text: str) -> list[Any] | None:
         """The JSON list, empty for JSON that is no list."""
