@@ -45,6 +45,26 @@ def test_gelu() -> None:
     assert_same(gradients.gelu_approx, nn.gelu_approx, normal(3, 4, 50, 96, spread=4.0))
 
 
+@pytest.mark.parametrize(("length", "window"), [(9, 3), (65, 64), (200, 5), (200, 70)])
+def test_attention_within_a_sliding_window(length: int, window: int) -> None:
+    from mlx_lm.models.base import create_causal_mask
+
+    queries = normal(4, 3, 6, length, 16, spread=3.0)
+    keys, values = (normal(s, 3, 2, length, 16) for s in (5, 6))
+    mask = create_causal_mask(length, window_size=window)
+
+    def theirs(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
+
+    def ours(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        result = gradients.attend(q, k, v, None, 0.3, mask)
+        assert result is not None
+        return result
+
+    assert_same(ours, theirs, queries, keys, values)
+    assert gradients.attend(queries, keys, values, None, 0.3, mask.T) is None
+
+
 @pytest.mark.parametrize("length", [2, 63, 64, 65, 200])
 @pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (4, 4)])
 def test_causal_attention(length: int, heads: int, key_heads: int) -> None:

@@ -100,13 +100,21 @@ def _gelu_vjp(primals: mx.array, cotangent: mx.array, _output: mx.array) -> mx.a
 gelu_approx.vjp(_gelu_vjp)
 
 
-def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+def attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    unseen: Array | None = None,
+) -> mx.array:
     """Causal attention softmax(scale · Q Kᵀ) V with a gradient.
 
     Args:
         queries: (B, heads, T, dim), float32.
         keys, values: (B, key heads, T, dim); heads is a multiple of key heads.
         scale: factor on the scores.
+        unseen: (T, T), −∞ at every key that a query does not see, where these are more than
+            those ahead of it.
     """
     batch, heads, length, dim = queries.shape
     # (B, heads, T, dim) as (B, key heads, heads / key heads · T, dim): heads that share keys
@@ -115,15 +123,15 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float)
 
     @differentiable
     def attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        weights, totals = _weights((queries * scale).reshape(folded), keys)
+        weights, totals = _weights((queries * scale).reshape(folded), keys, unseen)
         return leaf((weights @ values) / totals).reshape(queries.shape)
 
     def gradients(
         primals: Any, cotangent: mx.array, output: mx.array
     ) -> tuple[mx.array, mx.array, mx.array]:
         queries, keys, values = primals
-        parts = [part.reshape(folded) for part in (queries * scale, cotangent, output)]
-        dq, dk, dv = _attention_gradients(parts[0], keys, values, *parts[1:])
+        q, do, o = (part.reshape(folded) for part in (queries * scale, cotangent, output))
+        dq, dk, dv = _attention_gradients(q, keys, values, do, o, unseen)
         return leaf(scale * dq).reshape(queries.shape), leaf(dk), leaf(dv)
 
     attend.vjp(gradients)
@@ -134,15 +142,27 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float)
 def attend(
     queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any
 ) -> mx.array | None:
-    """Causal attention among the tokens of a pass; None for any other."""
-    causal = isinstance(mask, str) and mask == "causal"
-    if cache is None and causal and queries.shape[2] == keys.shape[2]:
+    """Causal attention among the tokens of a pass, all or a window; None for any other."""
+    length = keys.shape[2]
+    if cache is not None or queries.shape[2] != length:
+        return None
+    if isinstance(mask, str) and mask == "causal":
         return attention(queries, keys, values, scale)
+    if isinstance(mask, mx.array) and (mask.dtype, mask.shape) == (mx.bool_, (length, length)):
+        seen = np.asarray(mask)
+        if not np.triu(seen, 1).any():
+            unseen = np.where(seen, np.float32(0), np.float32(-np.inf))
+            return attention(queries, keys, values, scale, unseen)
     return None
 
 
 def _attention_gradients(
-    queries: mx.array, keys: mx.array, values: mx.array, cotangent: mx.array, output: mx.array
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    cotangent: mx.array,
+    output: mx.array,
+    unseen: Array | None,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """The way back through softmax attention, from its inputs and its output alone.
 
@@ -160,11 +180,12 @@ def _attention_gradients(
         queries, cotangent, output: Q, dO and O, (B, key heads, rows, dim); the rows of a key
             head are the T queries of each head that shares it, head by head.
         keys, values: (B, key heads, T, dim).
+        unseen: see ``attention``.
 
     Returns:
         dQ, dK and dV, like Q, K and V.
     """
-    weights, totals = _weights(queries, keys)
+    weights, totals = _weights(queries, keys, unseen)
     scaled = cotangent / totals
     d_values = weights.swapaxes(-1, -2) @ scaled
     d_scores = scaled @ values.swapaxes(-1, -2)
@@ -179,8 +200,10 @@ def _attention_gradients(
     return d_queries, d_keys, d_values
 
 
-def _weights(queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
-    """exp(scores − row maximum), zero ahead of the query, and its row sums."""
+def _weights(
+    queries: mx.array, keys: mx.array, unseen: Array | None
+) -> tuple[mx.array, mx.array]:
+    """exp(scores − row maximum), zero at what a query does not see, and its row sums."""
     scores = queries @ keys.swapaxes(-1, -2)
     mx.eval(scores)
     length = keys.shape[2]
@@ -195,7 +218,10 @@ def _weights(queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
             rows = view[first : first + step, start:end]
             rows[..., end:] = 0
             seen = rows[..., :end]
-            seen[..., start:] += ahead[: end - start, : end - start]
+            if unseen is None:
+                seen[..., start:] += ahead[: end - start, : end - start]
+            else:
+                seen += unseen[start:end, :end]
             totals[first : first + step, start:end] = exponentials(seen)
     return scores, mx.array(totals.reshape(*scores.shape[:-1], 1))
 
@@ -332,7 +358,7 @@ def sealed(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
 def is_cheap(name: str, module: nn.Module) -> bool:
     """Norms and rotations: quick to do again, and what they keep is not small."""
     frozen = not tree_flatten(module.trainable_parameters())
-    return frozen and (isinstance(module, nn.RMSNorm | nn.LayerNorm) or name.endswith(".rope"))
+    return frozen and name.endswith(("norm", ".rope"))
 
 
 def leaf(array: mx.array) -> mx.array:
