@@ -107,13 +107,15 @@ def weight_bytes(shape: ModelShape, bits: int, traits: Traits) -> int:
 def kept_values(shape: ModelShape) -> int:
     """Values that a block keeps of a token for the way back.
 
-    Its residuals, and what goes into and out of each norm; queries, keys and values
-    before and after rotation, normalized ones as well, and attention's output twice; and
-    the middle of the MLP.
+    Its input, what attention and the MLP give back, what each norm makes, and the sums,
+    of which a block with one norm has one; queries, keys and values before and after
+    rotation, normalized ones as well, and attention's output twice; and the middle of the
+    MLP.
     """
     family = shape.family
+    sums = 1 if family.norms == 1 else 2
     middle = (2 if family.gated else 1) + 1
-    kept = (3 + 2 * family.norms) * shape.hidden + 4 * shape.queries + 3 * shape.keys
+    kept = (3 + family.norms + sums) * shape.hidden + 4 * shape.queries + 3 * shape.keys
     if family.head_norms:
         kept += shape.queries + shape.keys
     if family.gated and family.activation == "gelu":
