@@ -59,6 +59,10 @@ def test_prediction_is_within_15_percent_of_what_mlx_measures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ECELLM_DEVICE", path)
+    if name == "gemma3_text":
+        # Plans count the logits of all threads at once. Those that build masks wait for each
+        # other, and may then have theirs one after the other.
+        monkeypatch.setenv("MKL_NUM_THREADS", "1")
     folder = smollm2 if name == "smollm2" else tiny_models[name]
     recipe = from_values({"batch_size": 48, "dropout": 0.0, "seed": 1, **settings})
     base = loading.load(folder)
