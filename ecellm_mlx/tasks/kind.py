@@ -176,7 +176,7 @@ class Kind(ABC):
         Raises:
             DataError: the example does not say what to answer.
         """
-        raise NotImplementedError(f"{self.name} answers have no grammar")
+        raise DataError(f"{self.name} answers have no grammar")
 
     def parts(self, example: Example) -> int:
         """How many answers there are in one; its probability is the product of theirs."""
