@@ -80,7 +80,8 @@ def test_a_stopped_run_resumes_to_the_same_table(
     source = open_table(sample.catalog())
     first = next(source.good_rows()).cells
     # Two rows are equal, one has no title at all.
-    small = head(sample.catalog(), tmp_path / "s.csv", 8, first, [""] * len(first))
+    untitled = ["no title", *[""] * (len(first) - 1)]
+    small = head(sample.catalog(), tmp_path / "s.csv", 8, first, untitled)
     options: dict[str, Any] = {**KIND, "model": str(tiny), "batch_size": 2}
 
     whole = create(small, out=tmp_path / "whole.csv", run=tmp_path / "w", **options)

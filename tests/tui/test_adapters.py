@@ -125,4 +125,6 @@ async def test_what_cannot_be_converted_is_said(home: Path, tmp_path: Path) -> N
         await open_adapters(app, pilot)
         await run_dialog(app, pilot, "i", peft=str(tmp_path), base=str(tmp_path / "no"))
         assert "✗ failed" in text_of(app, "#activity-line")
-        assert str(tmp_path / "no") in screen_text(pilot).replace("│\n│", "")
+        # The path is longer than a line, wherever it is broken.
+        shown = "".join(screen_text(pilot).replace("│", "").split())
+        assert str(tmp_path / "no") in shown
