@@ -120,7 +120,7 @@ def mistral(tiny_models: dict[str, Path], tmp_path_factory: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tolerance"), [("f32", 1e-4), proof("f16", 0.05), proof("q8_0", 1.0)]
+    ("kind", "tolerance"), [proof("f32", 1e-4), proof("f16", 0.05), proof("q8_0", 1.0)]
 )
 def test_llama_logits_are_the_unfused_ones(
     kind: str, tolerance: float, tiny: Path, tmp_path: Path
@@ -211,7 +211,7 @@ def as_published(tiny: Path, tmp_path: Path) -> Any:
     return make
 
 
-@pytest.mark.parametrize("name", ["qwen3", proof("gemma3_text")])
+@pytest.mark.parametrize("name", [proof("qwen3"), proof("gemma3_text")])
 def test_logits_of_other_families_are_the_unfused_ones(
     name: str, as_published: Any, tmp_path: Path
 ) -> None:
@@ -241,6 +241,7 @@ def test_logits_of_other_families_are_the_unfused_ones(
         assert np.abs(before[key] + update - after[key]).max() < 1e-5, key
 
 
+@pytest.mark.proof
 def test_qwens_tokenizer_is_read_back_as_it_was(as_published: Any, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, Qwen2Tokenizer

@@ -120,6 +120,7 @@ def test_each_layer_is_fused_with_its_own_rank_and_scale(tiny: Path, tmp_path: P
     assert np.abs(logits(tiny, same) - expected).max() > 0.01
 
 
+@pytest.mark.proof
 def test_no_more_than_a_few_tensors_are_in_memory(smollm2: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "a", smollm2, ["all-linear"])
     mx.clear_cache()
@@ -225,6 +226,7 @@ def test_untouched_layers_of_a_quantized_base_stay_bit_for_bit(
     assert changed == {"q_proj"}
 
 
+@pytest.mark.proof
 def test_keep_adapted_stores_the_fine_tune_finer(quantized_phi: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "a", quantized_phi, ["q_proj", "fc2"])
     coarse = write.fuse(adapter, tmp_path / "coarse", bits=4)

@@ -57,7 +57,13 @@ def question(product: str = "a lamp") -> Row:
 
 @pytest.mark.parametrize(
     ("name", "per_task", "path"),
-    [("tiny_base", 3, "auto"), ("tiny_base", 3, "plain"), proof("base", 1, "auto")],
+    [
+        ("tiny_base", 1, "auto"),
+        ("tiny_base", 1, "plain"),
+        proof("tiny_base", 3, "auto"),
+        proof("tiny_base", 3, "plain"),
+        proof("base", 1, "auto"),
+    ],
 )
 def test_company_and_order_change_no_answer(
     name: str,
@@ -99,7 +105,7 @@ def test_closed_answers_have_a_probability_for_each_option(tiny_base: LoadedMode
             assert answer.probability == values[0]
 
 
-@pytest.mark.parametrize("scoring", ["tree", "mean"])
+@pytest.mark.parametrize("scoring", [proof("tree"), "mean"])
 def test_rows_are_scored_against_any_closed_list(base: LoadedModel, scoring: str) -> None:
     from ecellm_mlx.inference.choices import Scoring
 

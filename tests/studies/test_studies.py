@@ -163,6 +163,7 @@ def test_a_stopped_study_goes_on_and_repeats_nothing(
         studies.run(study(data, tiny, decoding="paper"), out, follow=follow, say=said.append)
 
 
+@pytest.mark.proof
 def test_a_study_of_sections(
     tiny: Path, data: Path, tmp_path: Path, follow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

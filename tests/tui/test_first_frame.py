@@ -126,6 +126,7 @@ print(json.dumps(sorted(sys.modules)))
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.proof
 async def test_the_palette_offers_every_key(model: str) -> None:
     app: Any = EcellmApp()
     async with app.run_test(size=(120, 40)) as pilot:

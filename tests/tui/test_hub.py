@@ -56,6 +56,7 @@ def tiny_model() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.proof
 async def test_a_pull_shows_how_far_it_is_and_goes_on_after_a_break(
     hub: FakeHub, home: Path
 ) -> None:
