@@ -91,12 +91,7 @@ def _quantity(value: str) -> str:
     if unit is None or any(number is None for number in numbers):
         return ""
     amounts = [_registry().Quantity(number, unit.name) for number in numbers]
-    alike = [
-        other
-        for other in dict.fromkeys(tables().units.values())
-        if other.shown and _registry().Unit(other.name).is_compatible_with(unit.name)
-    ]
-    alike.sort(key=lambda other: float(_registry().Quantity(1, other.name).to_base_units().m))
+    alike = _shown_like(unit)
     # The smallest one where even that is less than 1.
     shown = alike[0]
     for other in alike:
@@ -106,6 +101,19 @@ def _quantity(value: str) -> str:
     if any("e" in number for number in written):
         return ""
     return f"{' × '.join(written)} {shown.symbol}"
+
+
+@cache
+def _shown_like(unit: Unit) -> list[Unit]:
+    """The units in which a quantity of ``unit`` may be shown, the smallest first."""
+    alike = [
+        other
+        for other in dict.fromkeys(tables().units.values())
+        if other.shown and _registry().Unit(other.name).is_compatible_with(unit.name)
+    ]
+    return sorted(
+        alike, key=lambda other: float(_registry().Quantity(1, other.name).to_base_units().m)
+    )
 
 
 def _number(text: str) -> float | None:

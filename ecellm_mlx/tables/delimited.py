@@ -177,7 +177,7 @@ class DelimitedTable(Table):
         width = len(self.header)
         if not any(cell.strip() for cell in cells):
             return [""] * width
-        if len(cells) == width + 1 and not cells[-1].strip():
+        if _has_blank_tail(cells, width):
             return cells[:-1]
         if len(cells) == width - 1 and not self.header[-1].strip():
             return [*cells, ""]
@@ -311,6 +311,11 @@ class _Appender(Writer):
         )
 
 
+def _has_blank_tail(cells: Sequence[str], width: int) -> bool:
+    """Whether an empty cell stands behind the last column, a habit of some programs."""
+    return len(cells) == width + 1 and not cells[-1].strip()
+
+
 def _cells(record: TableRow | BadRow) -> list[str]:
     return record.cells if isinstance(record, TableRow) else []
 
@@ -396,8 +401,7 @@ def _fit(head: bytes, dialect: Dialect, complete: bool) -> _Fit:
     total, fit, marked, fit_marked = 0, 0, 0, 0
     for record in records[place + 1 :]:
         cells = _cells(record)
-        # One empty cell behind the last column is a habit of some programs.
-        fits = len(cells) == width or (len(cells) == width + 1 and not cells[-1].strip())
+        fits = len(cells) == width or _has_blank_tail(cells, width)
         total, fit = total + 1, fit + fits
         if mark in record.raw:
             marked, fit_marked = marked + 1, fit_marked + fits
